@@ -1,0 +1,159 @@
+/*
+ * What a protocol may ask of storage. Bytes, 64-bit, offset before length. A request is embedded in its
+ * owner's object and found again with container_of: nothing is allocated or looked up on the data path.
+ *
+ * The contract, cited by number:
+ *
+ * B1 A submitted request completes exactly once. Submit cannot fail and does not block.
+ * B2 Completion runs on the handle's loop, never inside submit.
+ * B3 From submit to completion the request and its buffers belong to the block layer.
+ * B4 Requests in flight together have no order. Who needs an order waits.
+ * B5 A completed WRITE is seen by every READ submitted later, through any handle and either protocol.
+ * B6 A FLUSH makes durable all that completed, through any handle, before it was submitted. A FUA
+ *    request is durable when it completes. Nothing else is.
+ * B7 After a failed FLUSH or FUA the volume is broken: every write, flush and FUA (on buffered backends
+ *    reads too) fails with -EIO for every client until an operator clears it. One sync per volume is
+ *    in the kernel at a time; flushes arriving meanwhile share the next one. FUA where the driver has none is
+ *    the operation followed by that shared flush. The latch is looked at last.
+ * B8 After a failed WRITE, ZERO or DISCARD its own range holds anything; no byte outside has changed,
+ *    except within a physical block whose edge was read-modify-written. A write whose payload did not
+ *    arrive whole is never submitted.
+ * B9 The submitter checks ranges with blk_check(); the block layer checks again when the request really
+ *    starts and completes it with -ERANGE. A range is never asserted: the size may have changed.
+ *
+ * Results are 0 or one of: -EIO -ENOSPC -EROFS -EPERM -ENOMEM -ENOTSUP -ERANGE -ENODEV -ETIMEDOUT
+ * -ESHUTDOWN -EILSEQ -EINVAL (a request no driver could carry out: our own mistake, but not worth a
+ * crash). Each protocol has one function that maps them.
+ */
+#ifndef SLABD_BLOCK_H
+#define SLABD_BLOCK_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <sys/uio.h>
+
+#include "loop.h"
+
+struct volume;
+
+enum blk_op {
+	BLK_READ,
+	BLK_WRITE,
+	BLK_ZERO,    /* reads as zeroes afterwards; MAY_UNMAP lets it become a hole */
+	BLK_DISCARD, /* old data or zeroes afterwards, never anything else */
+	BLK_FLUSH,
+	BLK_EXTENTS,
+	BLK_PREFETCH,
+	BLK_COMPARE_WRITE, /* one action against every other request on the range */
+	BLK_OPS,
+};
+
+enum {
+	BLK_FUA = 1,
+	BLK_MAY_UNMAP = 2,  /* ZERO */
+	BLK_FAST_ONLY = 4,  /* ZERO: -ENOTSUP, decided before anything is touched, unless it is cheap */
+	BLK_EXTENT_ONE = 8, /* EXTENTS: one is enough */
+};
+
+enum { BLK_HOLE = 1, BLK_ZEROES = 2 }; /* of an extent */
+
+struct blk_extent {
+	uint64_t length;
+	uint32_t flags;
+};
+
+/* Valid from blk_open() on; blk_info() is read again after a resize. */
+struct blk_info {
+	uint64_t size;
+	uint32_t block_size;          /* logical, 512 or 4096 */
+	uint32_t physical_block_size; /* a multiple of it */
+	uint32_t alignment;           /* the driver's need for offset, length and memory; 1: none */
+	uint64_t transfer_max;        /* bytes in one request; a multiple of alignment */
+	uint32_t discard_granularity; /* smaller discards free nothing; 0: discard does nothing */
+	uint32_t native;              /* bit 1 << op: the driver does it itself */
+	bool read_only;
+	bool rotational;
+	bool volatile_cache; /* FLUSH means something */
+	bool buffered;       /* B7: reads fail too once broken */
+	bool sparse;         /* has holes; unallocated blocks read as zeroes */
+	bool fast_zero;      /* ZERO with FAST_ONLY can succeed */
+	uint8_t uuid[16];    /* derived from the volume's name */
+};
+
+struct blk_request {
+	/* The submitter's, untouched by the block layer. */
+	enum blk_op op;
+	unsigned flags;
+	uint64_t offset;
+	uint64_t length;
+	/* READ: filled, exactly `length` bytes. WRITE: `length` bytes. COMPARE_WRITE: 2 * length, first
+	 * what to compare with, then what to write. Else unused. */
+	const struct iovec *iov;
+	unsigned niov;
+	/* EXTENTS: room for nextents (at least 1); on success nextents says how many are filled: at least
+	 * one, none of length 0, adjoining, the first at `offset`, together at most `length`; the last
+	 * may end before `length` does. */
+	unsigned nextents;
+	struct blk_extent *extents;
+	/* On the handle's loop. The request is the owner's again when it is called. */
+	void (*done)(struct blk_request *request);
+
+	/* Result. */
+	int rc;
+	uint64_t mismatch; /* with -EILSEQ: offset of the first different byte, within the range */
+
+	/* The block layer's and the driver's, from submit to completion. */
+	struct blk_handle *handle;
+	struct loop_task task;
+	TAILQ_ENTRY(blk_request) link;
+	uint64_t started; /* loop_now() */
+	uint64_t progress;
+	uint32_t state;
+	uintptr_t driver[2];
+};
+
+/* Written by the handle's loop, read relaxed from anywhere. */
+struct blk_counters {
+	_Atomic uint64_t operations[BLK_OPS];
+	_Atomic uint64_t bytes_read, bytes_written;
+	_Atomic uint64_t errors;
+	_Atomic uint64_t rmw_ops, bounced_bytes;
+};
+
+/*
+ * One user's access to a volume: an NBD connection, a SCSI nexus. Made on the loop it belongs to; what is
+ * submitted through it completes there. `name` (copied) is for log lines: "nbd 10.0.0.7:41332".
+ * The handle holds the volume. NULL with *rc -ENOMEM or -ESHUTDOWN (the volume is going).
+ */
+struct blk_handle *blk_open(struct volume *volume, const char *name, bool read_only, int *rc);
+
+/* Nothing may be in flight (a CHECK). */
+void blk_close(struct blk_handle *handle);
+
+struct volume *blk_volume(const struct blk_handle *handle);
+const char *blk_name(const struct blk_handle *handle);
+struct blk_counters *blk_counters(struct blk_handle *handle);
+
+/* As this handle sees it (read_only includes the handle's own). The handle's loop. */
+void blk_info(const struct blk_handle *handle, struct blk_info *info);
+
+/* True when [offset, offset + length) lies within the volume now. length 0 at the end is legal. */
+bool blk_check(const struct blk_handle *handle, uint64_t offset, uint64_t length);
+
+/*
+ * True when a READ or WRITE of at most LIMIT_INLINE_BYTES submitted now is carried out before
+ * blk_submit() returns (completion still comes later), so that a WRITE may lend bytes from the loop's
+ * receive buffer. The handle's loop; good until the caller returns to its loop.
+ */
+bool blk_inline(const struct blk_handle *handle);
+
+/* The handle's loop. B1. A length of 0 completes with success. length <= transfer_max. */
+void blk_submit(struct blk_handle *handle, struct blk_request *request);
+
+/* "read", "write zeroes", ... for log lines. */
+const char *blk_op_name(enum blk_op op);
+
+#endif

@@ -1,0 +1,73 @@
+/*
+ * What a backend (later: a layer) must give. The block layer calls it with ranges that were within the
+ * size when it looked, rounded to info->alignment, never with length 0, never above transfer_max.
+ *
+ * A driver gives submit(), or blocking functions, or both; what is NULL is emulated (ZERO by writing
+ * zeroes, COMPARE_WRITE under a frozen range, FUA by the shared flush, alignment by read-modify-write) or
+ * reported (no extents: all data; no discard, no prefetch: success without effect).
+ */
+#ifndef SLABD_BLOCK_DRIVER_H
+#define SLABD_BLOCK_DRIVER_H
+
+#include "block.h"
+#include "conf.h"
+#include "log.h"
+
+struct blk_driver {
+	const char *name;     /* BACKEND on the command line */
+	const char *argument; /* what ARG is: "size" or "path" */
+
+	/*
+	 * Required. Main thread; may block. Fills info (block sizes, read_only, rotational and uuid are set
+	 * from conf before the call) and *state. 0, or -errno with a text that names what is wrong and
+	 * what would be right, and nothing created.
+	 */
+	int (*open)(const struct conf_volume *conf, struct blk_info *info, void **state,
+		struct error *error);
+	/* Required. Main thread, when no handle is left. */
+	void (*close)(void *state);
+
+	/*
+	 * Optional. On the request's loop; must not block. True: taken, and blk_complete() is or was
+	 * called for it, here or later on any thread. False: not now; the blocking function for this
+	 * operation (which must be there) is called on a worker.
+	 */
+	bool (*submit)(void *state, struct blk_request *request);
+
+	/* Optional. On workers, several at once. 0 or -errno; never short. */
+	int (*read)(void *state, const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t length);
+	int (*write)(void *state, const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t length);
+	/* Called by the block layer one at a time (B7). Any failure breaks the volume. */
+	int (*flush)(void *state);
+	/* flags: BLK_MAY_UNMAP, BLK_FAST_ONLY. -ENOTSUP without FAST_ONLY: emulate. */
+	int (*zero)(void *state, uint64_t offset, uint64_t length, unsigned flags);
+	int (*discard)(void *state, uint64_t offset, uint64_t length);
+	int (*extents)(void *state, uint64_t offset, uint64_t length, struct blk_extent *extents,
+		unsigned *nextents);
+	int (*prefetch)(void *state, uint64_t offset, uint64_t length);
+
+	/* Optional. Any thread, must not block: bytes allocated behind the volume, for people. */
+	uint64_t (*allocated)(void *state);
+	/* Optional. The main thread, for people: "sparse, chunks of 64 KiB". */
+	void (*describe)(void *state, char *text, size_t size);
+};
+
+/*
+ * A request taken by submit() has ended. Any thread, also from inside submit(); once per request. The
+ * request must not be touched afterwards.
+ */
+void blk_complete(struct blk_request *request, int rc);
+
+/*
+ * From submit() or a continuation, on the request's loop: calls more(request) again at the end of the
+ * loop's queue, so that a long request leaves room for others.
+ */
+void blk_yield(struct blk_request *request, void (*more)(struct blk_request *request));
+
+/* The driver state of the volume a request goes to; for continuations. */
+void *blk_driver_state(const struct blk_request *request);
+
+/* Found by name; ends with NULL. storage/volume.c. */
+extern const struct blk_driver *const blk_drivers[];
+
+#endif

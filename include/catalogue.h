@@ -1,0 +1,71 @@
+/*
+ * What is offered: one immutable, reference-counted snapshot. Control builds a new one and publishes
+ * it on the main thread; loops take a reference when they negotiate and keep it while they use what it
+ * names. Volumes are held by the snapshot.
+ */
+#ifndef SLABD_CATALOGUE_H
+#define SLABD_CATALOGUE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct volume;
+
+/* NBD */
+struct export {
+	const char *name;
+	const char *description; /* NULL: none */
+	struct volume *volume;
+	uint32_t min_block; /* 0: none; else requests not aligned to it get EINVAL */
+	bool read_only;     /* also where the volume is not */
+	bool hidden;        /* not in LIST */
+	bool is_default;    /* answers to the empty name too */
+};
+
+/* iSCSI */
+struct lun {
+	uint16_t number;
+	struct volume *volume;
+	bool read_only;
+};
+
+struct target {
+	const char *name; /* IQN */
+	const struct lun *luns; /* ascending numbers */
+	size_t nluns;
+};
+
+struct portal {
+	const char *address;   /* "HOST:PORT" as bound; a wildcard host stays one */
+	const char *advertise; /* NULL: the local address of the connection that asks */
+	uint16_t group;        /* target portal group tag */
+	uint16_t relative_id;  /* relative target port identifier, 1 .. */
+};
+
+struct catalogue {
+	atomic_uint references;
+	const struct export *exports;
+	size_t nexports;
+	const struct target *targets;
+	size_t ntargets;
+	const struct portal *portals;
+	size_t nportals;
+	void (*destroy)(struct catalogue *catalogue); /* on whichever thread lets the last reference go */
+};
+
+/* The current one with a reference taken; never NULL once the daemon serves. Any thread. */
+const struct catalogue *catalogue_get(void);
+void catalogue_put(const struct catalogue *catalogue);
+
+/* Main thread. Takes over the caller's reference; the one before loses the published one. NULL: none
+ * any more (shutdown). */
+void catalogue_publish(struct catalogue *catalogue);
+
+/* The export of that name, or the default one for length 0; NULL. */
+const struct export *catalogue_export(const struct catalogue *catalogue, const void *name, size_t length);
+/* iSCSI names compare byte by byte once normalised (RFC 7143 4.2.7.2): the caller lower-cases. */
+const struct target *catalogue_target(const struct catalogue *catalogue, const char *name);
+
+#endif

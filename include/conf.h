@@ -1,0 +1,69 @@
+/*
+ * The configuration as plain structs, no parser. Strings are the struct's own. Sizes are bytes. Made by
+ * server/config.c from the command line and slabd.yaml; read-only afterwards.
+ */
+#ifndef SLABD_CONF_H
+#define SLABD_CONF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* What every volume takes (design section 7); a backend uses `path` or `size` or both. */
+struct conf_volume {
+	char *name;
+	char *backend;
+	char *path;
+	uint64_t size; /* 0: not given */
+	uint32_t block_size;
+	uint32_t physical_block_size;
+	bool read_only;
+	bool removable;
+	bool rotational;
+	char *serial, *vendor, *product; /* NULL: derived from the name, and slabd's own */
+};
+
+struct conf_export {
+	char *name;
+	char *volume;
+	char *description; /* NULL: none */
+	uint32_t min_block; /* 0: any byte range is served */
+	bool read_only;
+	bool hidden;
+	bool is_default;
+};
+
+struct conf_lun {
+	uint16_t number;
+	char *volume;
+	bool read_only;
+};
+
+struct conf_target {
+	char *name; /* IQN */
+	struct conf_lun *luns;
+	size_t nluns;
+};
+
+struct conf_listen {
+	char *address;   /* as typed: HOST:PORT, [V6]:PORT, unix:PATH */
+	uint16_t group;  /* iSCSI target portal group tag */
+	char *advertise; /* iSCSI TargetAddress instead of the local one; NULL: none */
+};
+
+struct conf {
+	struct conf_volume *volumes;
+	size_t nvolumes;
+	struct conf_listen *nbd_listen, *iscsi_listen;
+	size_t nnbd_listen, niscsi_listen;
+	struct conf_export *exports; /* none: every volume under its name */
+	size_t nexports;
+	struct conf_target *targets; /* none: a target per volume */
+	size_t ntargets;
+	char *control; /* NULL: none */
+	unsigned loops;
+	unsigned connections;
+	bool insecure;
+};
+
+#endif

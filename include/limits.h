@@ -1,0 +1,84 @@
+/*
+ * Every bound there is (promises section 1). Bytes and nanoseconds unless named. Included as "limits.h";
+ * the system's header of that name is <limits.h>.
+ */
+#ifndef SLABD_LIMITS_H
+#define SLABD_LIMITS_H
+
+#include <stdint.h>
+
+#define KIB ((uint64_t)1024)
+#define MIB (KIB * 1024)
+#define GIB (MIB * 1024)
+#define TIB (GIB * 1024)
+#define PIB (TIB * 1024)
+
+#define SECOND_NS ((uint64_t)1000000000)
+#define MS_NS     ((uint64_t)1000000)
+
+/* Runtime */
+#define LIMIT_LOOPS            64                  /* serving loops; the main loop is one more */
+#define LIMIT_RECV_BUFFER      (256 * 1024)        /* one per loop */
+#define LIMIT_MAGAZINE_OBJECTS 64
+#define LIMIT_MAGAZINE_BYTES   (256 * 1024)
+#define LIMIT_SEND_IOV         512                 /* pieces gathered into one sendmsg */
+#define LIMIT_DIRECT_RECV      (16 * 1024)         /* a remainder above this is read in place */
+
+/* I/O buffers */
+#define LIMIT_IOBUF_PIECE  (1024 * 1024)
+#define LIMIT_IOBUF_PIECES 33                      /* a 32 MiB payload and an unaligned start */
+#define LIMIT_IOBUF_SHARE  (256 * 1024 * 1024)     /* each loop's budget */
+#define LIMIT_IOBUF_CLIENT (LIMIT_IOBUF_SHARE / 4) /* one client's part of it */
+
+/* Block layer */
+#define LIMIT_VOLUME_NAME   64
+#define LIMIT_VOLUME_SIZE   ((uint64_t)1 << 60)
+#define LIMIT_INLINE_BYTES  (1024 * 1024) /* copied in one turn for one request */
+#define LIMIT_INLINE_CHUNKS 128           /* chunks freed in one turn for one request */
+#define LIMIT_VOLUME_WORKS  8             /* workers that one volume may occupy */
+#define LIMIT_FREEZE_WAIT   (10 * SECOND_NS)
+
+/* NBD */
+#define LIMIT_NBD_PAYLOAD       (32 * 1024 * 1024)
+#define LIMIT_NBD_STRING        4096 /* proto.md "Conventions" */
+#define LIMIT_NBD_OPTION        (64 * 1024)
+#define LIMIT_NBD_OPTIONS       64
+#define LIMIT_NBD_QUERIES       64
+#define LIMIT_NBD_IN_FLIGHT     1024 /* requests of one connection */
+#define LIMIT_NBD_EXTENTS       1024 /* extents in one BLOCK_STATUS reply */
+#define LIMIT_NBD_HANDSHAKE     (10 * SECOND_NS)
+
+/* iSCSI and SCSI */
+#define LIMIT_ISCSI_NAME        223 /* RFC 7143 4.2.7.1 */
+#define LIMIT_ISCSI_LOGIN_PDU   8192
+#define LIMIT_ISCSI_TEXT        (16 * 1024)
+#define LIMIT_ISCSI_KEY         63
+#define LIMIT_ISCSI_VALUE       255
+#define LIMIT_ISCSI_UNKNOWN     32
+#define LIMIT_ISCSI_RECV        (256 * 1024)  /* our MaxRecvDataSegmentLength */
+#define LIMIT_ISCSI_BURST       (1024 * 1024) /* MaxBurstLength */
+#define LIMIT_ISCSI_FIRST_BURST (256 * 1024)
+#define LIMIT_ISCSI_WINDOW      128           /* commands: MaxCmdSN - ExpCmdSN + 1 */
+#define LIMIT_ISCSI_LOGIN       (15 * SECOND_NS)
+#define LIMIT_ISCSI_LOGIN_PDUS  8
+#define LIMIT_SCSI_TRANSFER     (16 * 1024 * 1024) /* VPD B0 MAXIMUM TRANSFER LENGTH */
+#define LIMIT_SCSI_CDB          16
+#define LIMIT_SCSI_SENSE        252
+#define LIMIT_SCSI_LUNS         256
+#define LIMIT_SCSI_UNMAP        256 /* descriptors in one UNMAP */
+
+/* Peers */
+#define LIMIT_PARTIAL_IDLE  (30 * SECOND_NS) /* a partial request or PDU without progress */
+#define LIMIT_OUTPUT_STALL  (60 * SECOND_NS)
+#define LIMIT_DRAIN         (10 * SECOND_NS)
+#define LIMIT_CONNECTIONS   1024
+#define LIMIT_CONTROL_LINE  (64 * 1024)
+
+_Static_assert(LIMIT_IOBUF_CLIENT >= LIMIT_NBD_PAYLOAD, "one largest NBD request must fit a client");
+_Static_assert(LIMIT_IOBUF_CLIENT >= LIMIT_SCSI_TRANSFER, "one largest SCSI command must fit a client");
+_Static_assert(LIMIT_IOBUF_PIECES > LIMIT_NBD_PAYLOAD / LIMIT_IOBUF_PIECE, "pieces for a payload");
+_Static_assert(LIMIT_RECV_BUFFER <= LIMIT_INLINE_BYTES,
+	"a write lent from the receive buffer must finish in one turn");
+_Static_assert(LIMIT_ISCSI_FIRST_BURST <= LIMIT_ISCSI_BURST, "RFC 7143 13.14");
+
+#endif

@@ -1,0 +1,63 @@
+/* Volumes as the daemon manages them. Main thread unless said otherwise. */
+#ifndef SLABD_VOLUME_H
+#define SLABD_VOLUME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "block.h"
+#include "conf.h"
+#include "histogram.h"
+#include "log.h"
+
+struct blk_driver;
+
+/* Before the loops start / after they ended. memory_cap: bytes of all memory volumes together; 0 is
+ * the default, 75 % of the machine's or cgroup's memory. 0 or -ENOMEM. */
+int storage_start(uint64_t memory_cap);
+void storage_stop(void);
+uint64_t storage_memory_cap(void);
+uint64_t storage_memory_used(void); /* any thread */
+
+/*
+ * Opens a volume: checks conf (name, block sizes, size a multiple of the block), then the driver. The
+ * caller holds one reference. 0, or -errno with error->text starting with what is wrong ("volume web: "
+ * is the caller's to print). Nothing is created when it fails.
+ */
+int volume_open(const struct conf_volume *conf, struct volume **volume, struct error *error);
+
+/* The same over a driver given by hand, for tests. */
+int volume_open_driver(const struct conf_volume *conf, const struct blk_driver *driver,
+	struct volume **volume, struct error *error);
+
+/* Any thread. The last put closes the volume, on the main thread (posted there if need be; tests without
+ * a main loop: at once). A file's close may block: it syncs. */
+struct volume *volume_get(struct volume *volume);
+void volume_put(struct volume *volume);
+
+/* Any thread; constant for the volume's life. */
+const char *volume_name(const struct volume *volume);
+const struct conf_volume *volume_conf(const struct volume *volume);
+
+/* From now on requests and blk_open() get -ESHUTDOWN; what is in flight finishes. */
+void volume_set_going(struct volume *volume);
+bool volume_going(const struct volume *volume); /* any thread */
+
+/* B7. The text of why and when is kept for people; any thread may latch. */
+bool volume_broken(const struct volume *volume);
+
+struct volume_stats {
+	uint64_t size, allocated;
+	unsigned handles;
+	bool broken, going;
+	char why[256]; /* "flush failed with EIO at 2026-11-22 14:03:11"; empty when not broken */
+	char detail[128]; /* the driver's describe() */
+	uint64_t operations[BLK_OPS], errors;
+	uint64_t bytes_read, bytes_written;
+	struct histogram read, write; /* nanoseconds, all loops together */
+};
+
+void volume_get_stats(struct volume *volume, struct volume_stats *stats);
+
+#endif

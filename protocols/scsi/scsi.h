@@ -1,0 +1,119 @@
+/*
+ * A SCSI disk without a network: CDB and data in; data, status and sense out. Knows no transport. SPC-4,
+ * SBC-3, SAM-5.
+ *
+ * The way of a command: the transport fills a task and calls scsi_prepare(), which checks the CDB against
+ * the opcode table and says how many bytes go which way; the transport collects the data-out; then
+ * scsi_execute(), and done() on the nexus' loop with status, sense and data-in.
+ */
+#ifndef SLABD_SCSI_H
+#define SLABD_SCSI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "block.h"
+#include "iobuf.h"
+#include "limits.h"
+#include "log.h"
+
+struct catalogue;
+struct target;
+struct volume;
+
+/* SAM-5 5.3.1 */
+enum scsi_status {
+	SCSI_GOOD = 0x00,
+	SCSI_CHECK_CONDITION = 0x02,
+	SCSI_CONDITION_MET = 0x04,
+	SCSI_BUSY = 0x08,
+	SCSI_RESERVATION_CONFLICT = 0x18,
+	SCSI_TASK_SET_FULL = 0x28,
+	SCSI_ACA_ACTIVE = 0x30,
+	SCSI_TASK_ABORTED = 0x40,
+};
+
+struct scsi_opcode; /* a row of the table */
+struct scsi_unit;   /* a LUN as one nexus sees it */
+
+struct scsi_task {
+	/* The transport's, set before scsi_prepare(). */
+	struct scsi_nexus *nexus;
+	uint8_t lun[8]; /* SAM-5 4.7 */
+	uint8_t cdb[LIMIT_SCSI_CDB];
+	unsigned cdb_length;
+	uint16_t portal_id; /* relative target port identifier the command came by */
+	void (*done)(struct scsi_task *task); /* the nexus' loop; never inside scsi_execute() */
+	struct iobuf out; /* data-out: out_length bytes, or fewer where the initiator sends less; pieces
+	                   * are the transport's to fill and to free after done() */
+
+	/* Set by scsi_prepare(). */
+	uint64_t out_length; /* what the CDB takes; the transport hands in min(this, expected) */
+	uint64_t in_max;     /* the most data-in it can give; reserve so much before scsi_execute() */
+
+	/* Set when done() is called. */
+	struct iobuf in; /* the transport's to free */
+	uint64_t in_length; /* bytes of `in` that are valid, all written for this task */
+	uint8_t status;
+	uint8_t sense_length;
+	uint8_t sense[LIMIT_SCSI_SENSE];
+
+	/* The SCSI layer's while it runs. */
+	const struct scsi_opcode *opcode;
+	struct scsi_unit *unit;
+	struct blk_request blk;
+	struct loop_task task;
+	uint64_t offset, length; /* bytes of the volume */
+	unsigned step;           /* within a command of several block requests */
+	unsigned pending;
+	struct blk_extent *extents;
+};
+
+/* Caches; before the loops start. 0 or -ENOMEM. */
+int scsi_start(void);
+void scsi_stop(void);
+
+/*
+ * An I_T nexus: one initiator port's view of one target; for iSCSI a session. On the calling thread's
+ * loop. `initiator` (copied) names the initiator port ("iqn.…,i,0x00023d000001"). Takes its own
+ * reference to the catalogue. A new nexus has a POWER ON unit attention pending on each LUN. NULL: no
+ * memory.
+ */
+struct scsi_nexus *scsi_nexus_new(const struct catalogue *catalogue, const struct target *target,
+	const char *initiator);
+/* No task may be in it. */
+void scsi_nexus_free(struct scsi_nexus *nexus);
+
+/* The volume is being removed: LUNs on it become LOGICAL UNIT NOT SUPPORTED once their tasks are done.
+ * Returns true when no LUN is left. */
+bool scsi_nexus_drop_volume(struct scsi_nexus *nexus, struct volume *volume);
+
+/* Volume names of this nexus' open LUNs, for people: "disk0" or "disk0:0 web:1". */
+void scsi_nexus_describe(const struct scsi_nexus *nexus, char *text, size_t size);
+
+/*
+ * Checks LUN, opcode, CDB bits, unit attentions and ranges. True: go on (out_length and in_max are set).
+ * False: the task is over, status and sense are set, done() is not called; the transport drains what the
+ * initiator sends anyway. A task that was prepared must be executed or given to scsi_forget().
+ */
+bool scsi_prepare(struct scsi_task *task);
+
+/* Runs a prepared task; `out` holds the data. done() follows in a later phase of the loop. */
+void scsi_execute(struct scsi_task *task);
+
+/* A prepared task that will not be executed (aborted before its data arrived). */
+void scsi_forget(struct scsi_task *task);
+
+/* True from scsi_execute() to done(), when the task has requests in the block layer. */
+bool scsi_running(const struct scsi_task *task);
+
+/* Task management. LUN -> true if this nexus has it. */
+bool scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8]);
+/* LOGICAL UNIT RESET: unit attention 29/03 for every other nexus of the unit; tasks are the transport's. */
+void scsi_lun_reset(struct scsi_nexus *nexus, const uint8_t lun[8]);
+
+/* Sense for a task the transport fails itself: key, ASC, ASCQ (fixed format or the unit's D_SENSE). */
+void scsi_check_condition(struct scsi_task *task, uint8_t key, uint8_t asc, uint8_t ascq);
+
+#endif
