@@ -61,18 +61,33 @@
 #define LIMIT_ISCSI_WINDOW      128           /* commands: MaxCmdSN - ExpCmdSN + 1 */
 #define LIMIT_ISCSI_LOGIN       (15 * SECOND_NS)
 #define LIMIT_ISCSI_LOGIN_PDUS  8
+#define LIMIT_ISCSI_REPLIES     1024          /* queued on a connection before it reads no more */
+#define LIMIT_ISCSI_TASKS       256           /* of a session, immediate ones included */
+#define LIMIT_ISCSI_TMFS        16            /* task management functions that wait for tasks */
+#define LIMIT_ISCSI_ABORT       (10 * SECOND_NS)
 #define LIMIT_SCSI_TRANSFER     (16 * 1024 * 1024) /* VPD B0 MAXIMUM TRANSFER LENGTH */
 #define LIMIT_SCSI_CDB          16
 #define LIMIT_SCSI_SENSE        252
 #define LIMIT_SCSI_LUNS         256
 #define LIMIT_SCSI_UNMAP        256 /* descriptors in one UNMAP */
+#define LIMIT_SCSI_WRITE_SAME   (4 * GIB)
 
 /* Peers */
-#define LIMIT_PARTIAL_IDLE  (30 * SECOND_NS) /* a partial request or PDU without progress */
-#define LIMIT_OUTPUT_STALL  (60 * SECOND_NS)
-#define LIMIT_DRAIN         (10 * SECOND_NS)
-#define LIMIT_CONNECTIONS   1024
-#define LIMIT_CONTROL_LINE  (64 * 1024)
+#define LIMIT_PARTIAL_IDLE   (30 * SECOND_NS) /* a partial request or PDU without progress */
+#define LIMIT_PARTIAL_WINDOW (10 * SECOND_NS) /* ... or with less progress than this in so long */
+#define LIMIT_PARTIAL_BYTES  (64 * 1024)
+#define LIMIT_OUTPUT_STALL   (60 * SECOND_NS)
+#define LIMIT_DRAIN          (10 * SECOND_NS)
+#define LIMIT_CONNECTIONS    1024
+#define LIMIT_CONTROL_LINE   (64 * 1024)
+
+/* The daemon */
+#define LIMIT_CONNECTIONS_MAX  16384 /* that may be configured */
+#define LIMIT_CONFIG_FILE      (1024 * 1024)
+#define LIMIT_LISTENERS        64 /* sockets, NBD's and iSCSI's together */
+#define LIMIT_ACCEPTS          64 /* connections taken from one listener in a turn */
+#define LIMIT_CONTROL_CLIENTS  32
+#define LIMIT_REMOVE_WAIT      (10 * SECOND_NS) /* for the clients of a volume that is taken away */
 
 _Static_assert(LIMIT_IOBUF_CLIENT >= LIMIT_NBD_PAYLOAD, "one largest NBD request must fit a client");
 _Static_assert(LIMIT_IOBUF_CLIENT >= LIMIT_SCSI_TRANSFER, "one largest SCSI command must fit a client");

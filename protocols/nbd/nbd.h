@@ -1,0 +1,210 @@
+/*
+ * An NBD connection and its requests, as the files of this directory see them. The specification is
+ * "The NBD protocol" (proto.md), cited by its headings; promises are R01 to R15, the block layer's
+ * contract B1 to B9.
+ *
+ * The way of a read: on_ready() and read_input() in nbd_conn.c, nbd_transmit() parses,
+ * check_request() and submit_request() in nbd_transmit.c, blk_submit(); then nbd_reply_done() and
+ * send_data() in nbd_reply.c, on_flush() in nbd_conn.c.
+ *
+ * A connection lives on one loop and is touched by that loop's thread only.
+ */
+#ifndef SLABD_NBD_H
+#define SLABD_NBD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <sys/uio.h>
+
+#include "block.h"
+#include "iobuf.h"
+#include "loop.h"
+#include "nbd_wire.h"
+#include "stream.h"
+
+struct export;
+struct nbd_conn;
+
+/*
+ * What the two sides agreed on. Plain and without pointers, so that it can be handed to another
+ * process together with the socket.
+ */
+struct nbd_terms {
+	uint64_t context_export; /* nbd_export_hash() of the name SET_META_CONTEXT was for */
+	uint32_t payload_max;
+	uint32_t min_block; /* 1: any byte range */
+	uint16_t flags;     /* transmission flags as the client was told */
+	bool fixed;         /* the client speaks fixed newstyle */
+	bool no_zeroes;
+	bool structured;
+	bool base_allocation; /* this context is selected */
+};
+
+/* What the next byte from the peer belongs to; in this order. */
+enum nbd_phase {
+	NBD_CLIENT_FLAGS,
+	NBD_OPTION,
+	NBD_OPTION_DATA,
+	NBD_OPTION_SKIP,
+	NBD_REQUEST, /* first of the transmission phase */
+	NBD_PAYLOAD, /* of conn->current */
+	NBD_REFUSED, /* payload of conn->current, thrown away; its answer follows */
+	NBD_CLOSING, /* nothing is read any more; what is outstanding is answered */
+	NBD_DEAD,    /* the stream is closed; freed when nothing is in flight */
+};
+
+/* Why nothing is read although the peer may send. */
+enum {
+	NBD_WAIT_MEMORY = 1, /* account.granted() ends it */
+	NBD_WAIT_ROOM = 2,   /* LIMIT_NBD_IN_FLIGHT, or no request object */
+	NBD_WAIT_OUTPUT = 4, /* negotiation: earlier answers are not sent yet */
+};
+
+/*
+ * From the parsed header to the last byte of the answer. From the slab cache; freed by
+ * nbd_request_release() only, which its connection outlives.
+ */
+struct nbd_request {
+	struct blk_request blk;
+	struct nbd_conn *conn;
+	uint64_t cookie; /* as it came: opaque bytes */
+	uint16_t command;
+	uint16_t flags;
+	int refusal; /* phase NBD_REFUSED: the answer once the payload is gone */
+	const char *refusal_text;
+	struct iobuf buffer;
+	uint32_t need;     /* bytes of buffer it works with */
+	uint32_t reserved; /* of them, 0 or all */
+	enum iobuf_use use;
+	struct send_item head, tail;
+	struct iovec iov[3];
+	uint8_t header[NBD_CHUNK_SIZE + 8];
+};
+
+struct nbd_conn {
+	TAILQ_ENTRY(nbd_conn) link;
+	struct loop *loop;
+	struct stream *stream;  /* NULL when dead */
+	struct blk_handle *blk; /* from NBD_REQUEST on */
+	struct nbd_terms terms;
+	enum nbd_phase phase;
+	unsigned wait;    /* NBD_WAIT_* */
+	unsigned watched; /* STREAM_* asked for last */
+	bool going;       /* drain or volume gone: new requests are refused, closed when idle */
+	bool blocked;     /* the stream takes no more for now */
+	bool sweeping;
+	bool fresh;         /* a request began or ended since progress was noted */
+	unsigned in_flight; /* requests that exist, unsent answers included */
+
+	/* Input. */
+	uint8_t header[NBD_REQUEST_SIZE]; /* a partial header */
+	unsigned have;
+	struct nbd_request *current; /* payload still to come, or held for memory */
+	uint64_t left;               /* bytes of payload or option data still to come */
+	struct iobuf leftover; /* unparsed bytes from before a wait; freed as soon as parsed */
+	size_t leftover_at;
+	struct iobuf_account account;
+	uint32_t wanted; /* NBD_WAIT_MEMORY: this reservation */
+	enum iobuf_use wanted_use;
+
+	/* Negotiation. */
+	uint32_t option;
+	uint32_t refusal; /* NBD_OPTION_SKIP: NBD_REP_ERR_*, or 0 where the data is ignored */
+	const char *refusal_text;
+	unsigned options; /* so far, of LIMIT_NBD_OPTIONS */
+	uint8_t *data;    /* malloc'd while an option's data arrives in parts */
+	size_t data_have, data_length;
+
+	/* Output. */
+	struct send_queue output;
+	struct loop_task flush, resume, reap;
+
+	/* Time (R05). */
+	struct loop_sweep sweep;
+	uint64_t since;        /* accepted */
+	uint64_t progress_ns;  /* last byte received */
+	uint64_t window_ns;    /* the current partial request is measured from here */
+	uint64_t window_bytes; /* received since */
+	uint64_t id;
+};
+
+static inline bool
+nbd_negotiating(const struct nbd_conn *conn)
+{
+	return conn->phase < NBD_REQUEST;
+}
+
+/* False: whoever parses returns to its caller and leaves the rest of the bytes. */
+static inline bool
+nbd_reading(const struct nbd_conn *conn)
+{
+	return conn->phase < NBD_CLOSING && !conn->wait;
+}
+
+/* nbd_conn.c */
+
+/* Answers what is outstanding, then closes. `why` is for the log; NULL is nothing special. */
+void nbd_conn_close(struct nbd_conn *conn, const char *why);
+/* Closes now, whatever is in flight: answers are dropped. */
+void nbd_conn_kill(struct nbd_conn *conn, const char *why);
+/* Queues bytes for the peer; sent with others before the loop sleeps. */
+void nbd_conn_send(struct nbd_conn *conn, struct send_item *item);
+/*
+ * A whole header of `size` bytes: where it stands in data, or put together in whole[]. *used gets
+ * its bytes in data; conn->have = 0 consumes the rest of it. NULL: not whole yet, everything was
+ * kept.
+ */
+const uint8_t *nbd_conn_header(struct nbd_conn *conn, const uint8_t *data, size_t length,
+	size_t size, uint8_t whole[NBD_REQUEST_SIZE], size_t *used);
+/* iobuf_reserve() for the connection; false: NBD_WAIT_MEMORY is set. */
+bool nbd_conn_reserve(struct nbd_conn *conn, uint32_t bytes, enum iobuf_use use);
+/* NULL: NBD_WAIT_ROOM is set. */
+struct nbd_request *nbd_request_new(struct nbd_conn *conn);
+void nbd_request_release(struct nbd_request *request);
+
+/* nbd_negotiate.c */
+
+void nbd_negotiate_start(struct nbd_conn *conn);
+/* Returns the bytes consumed: all, unless it stops reading or the transmission phase begins. */
+size_t nbd_negotiate(struct nbd_conn *conn, const uint8_t *data, size_t length);
+/* Frees what negotiation may hold. Harmless at any time. */
+void nbd_negotiate_end(struct nbd_conn *conn);
+
+/* nbd_transmit.c */
+
+/* Returns the bytes consumed: all, unless it stops reading. */
+size_t nbd_transmit(struct nbd_conn *conn, const uint8_t *data, size_t length);
+/* The reservation that conn->current waited for has been made. */
+void nbd_transmit_granted(struct nbd_conn *conn);
+/* Where the next bytes of the payload may be received in place, in iov[2]; 0: not now. */
+size_t nbd_payload_room(struct nbd_conn *conn, struct iovec *iov, unsigned *niov);
+/* So many bytes have been received there. */
+void nbd_payload_arrived(struct nbd_conn *conn, size_t bytes);
+
+/* nbd_reply.c */
+
+/* The blk.done of every request. */
+void nbd_reply_done(struct blk_request *blk);
+/* Answers with an error: rc is -errno, `text` says more than errno does, or is NULL. */
+void nbd_reply_error(struct nbd_request *request, int rc, const char *text);
+
+/* nbd_export.c */
+
+/* A handle for the connection; fills `info` and the terms that follow from the export. NULL with
+ * *rc. */
+struct blk_handle *
+nbd_export_open(struct nbd_conn *conn, const struct export *export, struct blk_info *info, int *rc);
+uint32_t nbd_export_preferred(const struct export *export, const struct blk_info *info);
+uint64_t nbd_export_hash(const void *name, size_t length);
+
+/*
+ * Does a metadata query name base:allocation? `listing`: the wildcard "base:" does too. 1, 0, or
+ * -EINVAL when it is no query at all.
+ */
+int nbd_context_match(const uint8_t *query, size_t length, bool listing);
+#define NBD_BASE_ALLOCATION    "base:allocation"
+#define NBD_BASE_ALLOCATION_ID 1
+
+#endif
