@@ -1,10 +1,10 @@
 /*
- * A SCSI disk without a network: CDB and data in; data, status and sense out. Knows no transport. SPC-4,
- * SBC-3, SAM-5.
+ * A SCSI disk without a network: CDB and data in; data, status and sense out. Knows no transport.
+ * SPC-4, SBC-3, SAM-5.
  *
- * The way of a command: the transport fills a task and calls scsi_prepare(), which checks the CDB against
- * the opcode table and says how many bytes go which way; the transport collects the data-out; then
- * scsi_execute(), and done() on the nexus' loop with status, sense and data-in.
+ * The way of a command: the transport fills a task and calls scsi_prepare(), which checks the CDB
+ * against the opcode table and says how many bytes go which way; the transport collects the
+ * data-out; then scsi_execute(), and done() on the nexus' loop with status, sense and data-in.
  */
 #ifndef SLABD_SCSI_H
 #define SLABD_SCSI_H
@@ -36,6 +36,7 @@ enum scsi_status {
 
 struct scsi_opcode; /* a row of the table */
 struct scsi_unit;   /* a LUN as one nexus sees it */
+union scsi_scratch; /* vectors and lists of a command that needs its own */
 
 struct scsi_task {
 	/* The transport's, set before scsi_prepare(). */
@@ -45,15 +46,15 @@ struct scsi_task {
 	unsigned cdb_length;
 	uint16_t portal_id; /* relative target port identifier the command came by */
 	void (*done)(struct scsi_task *task); /* the nexus' loop; never inside scsi_execute() */
-	struct iobuf out; /* data-out: out_length bytes, or fewer where the initiator sends less; pieces
-	                   * are the transport's to fill and to free after done() */
+	struct iobuf out; /* data-out: out_length bytes, or fewer where the initiator sends less;
+			   * pieces are the transport's to fill and to free after done() */
 
 	/* Set by scsi_prepare(). */
 	uint64_t out_length; /* what the CDB takes; the transport hands in min(this, expected) */
-	uint64_t in_max;     /* the most data-in it can give; reserve so much before scsi_execute() */
+	uint64_t in_max; /* the most data-in it can give; reserve so much before scsi_execute() */
 
 	/* Set when done() is called. */
-	struct iobuf in; /* the transport's to free */
+	struct iobuf in;    /* the transport's to free */
 	uint64_t in_length; /* bytes of `in` that are valid, all written for this task */
 	uint8_t status;
 	uint8_t sense_length;
@@ -67,7 +68,7 @@ struct scsi_task {
 	uint64_t offset, length; /* bytes of the volume */
 	unsigned step;           /* within a command of several block requests */
 	unsigned pending;
-	struct blk_extent *extents;
+	union scsi_scratch *scratch;
 };
 
 /* Caches; before the loops start. 0 or -ENOMEM. */
@@ -75,27 +76,29 @@ int scsi_start(void);
 void scsi_stop(void);
 
 /*
- * An I_T nexus: one initiator port's view of one target; for iSCSI a session. On the calling thread's
- * loop. `initiator` (copied) names the initiator port ("iqn.…,i,0x00023d000001"). Takes its own
- * reference to the catalogue. A new nexus has a POWER ON unit attention pending on each LUN. NULL: no
- * memory.
+ * An I_T nexus: one initiator port's view of one target; for iSCSI a session. On the calling
+ * thread's loop. `initiator` (copied) names the initiator port ("iqn.…,i,0x00023d000001"). The
+ * target's LUN map is copied and each volume held by itself: the catalogue must be good during the
+ * call only, so that a session does not keep a removed volume alive. A new nexus has a POWER ON
+ * unit attention pending on each LUN. NULL: no memory.
  */
-struct scsi_nexus *scsi_nexus_new(const struct catalogue *catalogue, const struct target *target,
-	const char *initiator);
+struct scsi_nexus *scsi_nexus_new(
+	const struct catalogue *catalogue, const struct target *target, const char *initiator);
 /* No task may be in it. */
 void scsi_nexus_free(struct scsi_nexus *nexus);
 
-/* The volume is being removed: LUNs on it become LOGICAL UNIT NOT SUPPORTED once their tasks are done.
- * Returns true when no LUN is left. */
+/* The volume is being removed: LUNs on it become LOGICAL UNIT NOT SUPPORTED once their tasks are
+ * done. Returns true when no LUN is left. */
 bool scsi_nexus_drop_volume(struct scsi_nexus *nexus, struct volume *volume);
 
 /* Volume names of this nexus' open LUNs, for people: "disk0" or "disk0:0 web:1". */
 void scsi_nexus_describe(const struct scsi_nexus *nexus, char *text, size_t size);
 
 /*
- * Checks LUN, opcode, CDB bits, unit attentions and ranges. True: go on (out_length and in_max are set).
- * False: the task is over, status and sense are set, done() is not called; the transport drains what the
- * initiator sends anyway. A task that was prepared must be executed or given to scsi_forget().
+ * Checks LUN, opcode, CDB bits, unit attentions and ranges. True: go on (out_length and in_max are
+ * set). False: the task is over, status and sense are set, done() is not called; the transport
+ * drains what the initiator sends anyway. A task that was prepared must be executed or given to
+ * scsi_forget().
  */
 bool scsi_prepare(struct scsi_task *task);
 
@@ -110,10 +113,12 @@ bool scsi_running(const struct scsi_task *task);
 
 /* Task management. LUN -> true if this nexus has it. */
 bool scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8]);
-/* LOGICAL UNIT RESET: unit attention 29/03 for every other nexus of the unit; tasks are the transport's. */
+/* LOGICAL UNIT RESET: unit attention 29/03 for every other nexus of the unit; tasks are the
+ * transport's. */
 void scsi_lun_reset(struct scsi_nexus *nexus, const uint8_t lun[8]);
 
-/* Sense for a task the transport fails itself: key, ASC, ASCQ (fixed format or the unit's D_SENSE). */
+/* Sense for a task the transport fails itself: key, ASC, ASCQ (fixed format or the unit's D_SENSE).
+ * The task has been through scsi_prepare() or is zeroed. */
 void scsi_check_condition(struct scsi_task *task, uint8_t key, uint8_t asc, uint8_t ascq);
 
 #endif

@@ -1,0 +1,309 @@
+/*
+ * The opcode table, and the way of a command through it: scsi_prepare() finds LUN and row, checks
+ * what holds for every command, and lets the row check the rest; scsi_execute() runs the row;
+ * scsi_complete() is the only way out.
+ */
+#include "config.h"
+
+#include "scsi/scsi_internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "check.h"
+#include "slab.h"
+
+static struct slab_cache *scratch_cache;
+
+/* Index of an opcode's first row, plus 1. */
+static uint8_t first_row[256];
+
+/*
+ * Bits of the usage column, from byte 1 on, that stand for something: in READ and WRITE 18h is DPO
+ * and FUA (RDPROTECT and WRPROTECT are not there, so that they are refused as SBC-3 wants it
+ * without protection information); in SYNCHRONIZE CACHE 06h is SYNC_NV and IMMED. GROUP NUMBER,
+ * NACA and everything reserved or obsolete is refused (promises R14).
+ */
+#define FF2     0xff, 0xff
+#define FF3     0xff, FF2
+#define FF4     FF2, FF2
+#define FF8     FF4, FF4
+#define Z3      0, 0, 0
+#define Z5      0, 0, Z3
+#define Z8      Z5, Z3
+#define MEDIUM  ROW_MEDIUM
+#define READS   ROW_MEDIUM | ROW_DATA
+#define WRITES  ROW_MEDIUM | ROW_DATA | ROW_WRITES
+#define CHANGES ROW_MEDIUM | ROW_WRITES
+#define ALWAYS  ROW_ANY_LUN | ROW_QUIET
+
+/* clang-format off */
+const struct scsi_opcode scsi_opcodes[] = {
+	{"TEST UNIT READY", OP_TEST_UNIT_READY, 0, 6, MEDIUM, {0},
+		prepare_nothing, execute_test_unit_ready},
+	{"REQUEST SENSE", OP_REQUEST_SENSE, 0, 6, ALWAYS, {CDB_DESC, 0, 0, 0xff},
+		prepare_request_sense, execute_request_sense},
+	{"READ(6)", OP_READ_6, 0, 6, READS, {0x1f, FF3},
+		prepare_read, execute_read},
+	{"WRITE(6)", OP_WRITE_6, 0, 6, WRITES, {0x1f, FF3},
+		prepare_write, execute_write},
+	{"INQUIRY", OP_INQUIRY, 0, 6, ALWAYS, {CDB_EVPD, FF3},
+		prepare_inquiry, execute_inquiry},
+	{"MODE SELECT(6)", OP_MODE_SELECT_6, 0, 6, 0, {CDB_PF, 0, 0, 0xff},
+		prepare_mode_select, execute_mode_select},
+	{"MODE SENSE(6)", OP_MODE_SENSE_6, 0, 6, 0, {CDB_DBD, FF3},
+		prepare_mode_sense, execute_mode_sense},
+	{"START STOP UNIT", OP_START_STOP_UNIT, 0, 6, 0, {0x01, 0, 0x0f, 0xf7},
+		prepare_start_stop_unit, execute_start_stop_unit},
+	{"PREVENT ALLOW MEDIUM REMOVAL", OP_PREVENT_ALLOW, 0, 6, 0, {Z3, 0x01},
+		prepare_nothing, execute_prevent_allow},
+	{"READ CAPACITY(10)", OP_READ_CAPACITY_10, 0, 10, MEDIUM, {0},
+		prepare_read_capacity_10, execute_read_capacity_10},
+	{"READ(10)", OP_READ_10, 0, 10, READS, {CDB_DPO | CDB_FUA, FF4, 0, FF2},
+		prepare_read, execute_read},
+	{"WRITE(10)", OP_WRITE_10, 0, 10, WRITES, {CDB_DPO | CDB_FUA, FF4, 0, FF2},
+		prepare_write, execute_write},
+	{"SYNCHRONIZE CACHE(10)", OP_SYNCHRONIZE_CACHE_10, 0, 10, MEDIUM, {0x06, FF4, 0, FF2},
+		prepare_synchronize_cache, execute_synchronize_cache},
+	{"WRITE SAME(10)", OP_WRITE_SAME_10, 0, 10, CHANGES, {CDB_WS_UNMAP, FF4, 0, FF2},
+		prepare_write_same, execute_write_same},
+	{"UNMAP", OP_UNMAP, 0, 10, CHANGES, {Z5, 0, FF2},
+		prepare_unmap, execute_unmap},
+	{"MODE SELECT(10)", OP_MODE_SELECT_10, 0, 10, 0, {CDB_PF, Z5, FF2},
+		prepare_mode_select, execute_mode_select},
+	{"MODE SENSE(10)", OP_MODE_SENSE_10, 0, 10, 0, {CDB_LLBAA | CDB_DBD, FF2, Z3, FF2},
+		prepare_mode_sense, execute_mode_sense},
+	{"READ(16)", OP_READ_16, 0, 16, READS, {CDB_DPO | CDB_FUA, FF8, FF4},
+		prepare_read, execute_read},
+	{"COMPARE AND WRITE", OP_COMPARE_AND_WRITE, 0, 16, WRITES, {CDB_DPO | CDB_FUA, FF8, Z3, 0xff},
+		prepare_compare_and_write, execute_compare_and_write},
+	{"WRITE(16)", OP_WRITE_16, 0, 16, WRITES, {CDB_DPO | CDB_FUA, FF8, FF4},
+		prepare_write, execute_write},
+	{"SYNCHRONIZE CACHE(16)", OP_SYNCHRONIZE_CACHE_16, 0, 16, MEDIUM, {0x06, FF8, FF4},
+		prepare_synchronize_cache, execute_synchronize_cache},
+	{"WRITE SAME(16)", OP_WRITE_SAME_16, 0, 16, CHANGES, {CDB_WS_UNMAP | CDB_WS_NDOB, FF8, FF4},
+		prepare_write_same, execute_write_same},
+	{"READ CAPACITY(16)", OP_SERVICE_ACTION_IN_16, SA_READ_CAPACITY_16, 16, ROW_ACTION | MEDIUM,
+		{SA_READ_CAPACITY_16, Z8, FF4},
+		prepare_read_capacity_16, execute_read_capacity_16},
+	{"GET LBA STATUS", OP_SERVICE_ACTION_IN_16, SA_GET_LBA_STATUS, 16, ROW_ACTION | MEDIUM,
+		{SA_GET_LBA_STATUS, FF8, FF4},
+		prepare_get_lba_status, execute_get_lba_status},
+	{"REPORT LUNS", OP_REPORT_LUNS, 0, 12, ALWAYS, {0, 0xff, Z3, FF4},
+		prepare_report_luns, execute_report_luns},
+	{"REPORT SUPPORTED OPERATION CODES", OP_MAINTENANCE_IN, SA_REPORT_SUPPORTED_OPCODES, 12,
+		ROW_ACTION, {SA_REPORT_SUPPORTED_OPCODES, CDB_RCTD | 7, FF3, FF4},
+		prepare_report_opcodes, execute_report_opcodes},
+	{"READ(12)", OP_READ_12, 0, 12, READS, {CDB_DPO | CDB_FUA, FF4, FF4},
+		prepare_read, execute_read},
+	{"WRITE(12)", OP_WRITE_12, 0, 12, WRITES, {CDB_DPO | CDB_FUA, FF4, FF4},
+		prepare_write, execute_write},
+};
+/* clang-format on */
+const unsigned scsi_opcodes_count = ARRAY_SIZE(scsi_opcodes);
+_Static_assert(ARRAY_SIZE(scsi_opcodes) < UINT8_MAX, "first_row[] counts the rows");
+
+int
+scsi_start(void)
+{
+	for (unsigned i = scsi_opcodes_count; i-- > 0;)
+		first_row[scsi_opcodes[i].opcode] = (uint8_t)(i + 1);
+	scratch_cache = slab_cache_new("scsi_scratch", sizeof(union scsi_scratch), 4096, 0, NULL);
+	if (!scratch_cache || iobuf_start() < 0 || scsi_unit_start() < 0) {
+		scsi_stop();
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+void
+scsi_stop(void)
+{
+	scsi_unit_stop();
+	if (scratch_cache)
+		slab_cache_free(scratch_cache);
+	scratch_cache = NULL;
+}
+
+/* NULL with *known true: the opcode is there, its service action is not. */
+static const struct scsi_opcode *
+find_row(const uint8_t *cdb, bool *known)
+{
+	unsigned i = first_row[cdb[0]];
+
+	*known = i != 0;
+	if (i == 0)
+		return NULL;
+	for (i--; i < scsi_opcodes_count && scsi_opcodes[i].opcode == cdb[0]; i++) {
+		if (!(scsi_opcodes[i].flags & ROW_ACTION) ||
+			scsi_opcodes[i].action == (cdb[1] & 0x1f))
+			return &scsi_opcodes[i];
+	}
+	return NULL;
+}
+
+/* Reserved, obsolete and unsupported bits are refused (SPC-4 4.2), and CDBs that are cut short.
+ */
+static bool
+check_usage(struct scsi_task *task, const struct scsi_opcode *row)
+{
+	unsigned i = 1, wrong = 0;
+
+	if (task->cdb_length < row->length)
+		return scsi_fail(task, KEY_ILLEGAL_REQUEST, ASC_INVALID_FIELD_CDB);
+	if (row->flags & ROW_ACTION) { /* the action itself has been looked up */
+		if (task->cdb[1] & 0xe0)
+			return scsi_fail_cdb(task, 1);
+		i = 2;
+	}
+	for (unsigned j = i; j < row->length; j++)
+		wrong |= task->cdb[j] & ~(unsigned)row->usage[j - 1];
+	if (!wrong)
+		return true;
+	while (!(task->cdb[i] & ~(unsigned)row->usage[i - 1]))
+		i++;
+	return scsi_fail_cdb(task, i);
+}
+
+/* What depends on the unit's state; cheap when nothing changed. */
+static bool
+check_unit(struct scsi_task *task, const struct scsi_opcode *row)
+{
+	struct scsi_unit *unit = task->unit;
+	unsigned code;
+
+	scsi_unit_refresh(unit);
+	if (!(row->flags & ROW_DATA))
+		scsi_unit_look(unit);
+	if (unit->attentions && !(row->flags & ROW_QUIET)) {
+		code = scsi_unit_attention(unit);
+		return scsi_fail(task, KEY_UNIT_ATTENTION, code);
+	}
+	if ((row->flags & ROW_MEDIUM) && (unit->settings & UNIT_EJECTED))
+		return scsi_fail(task, KEY_NOT_READY, ASC_NO_MEDIUM);
+	if ((row->flags & ROW_WRITES) && scsi_unit_read_only(unit))
+		return scsi_fail(task, KEY_DATA_PROTECT,
+			unit->info.read_only ? ASC_WRITE_PROTECTED : ASC_SOFTWARE_PROTECTED);
+	return true;
+}
+
+static bool
+check_task(struct scsi_task *task)
+{
+	bool known;
+	const struct scsi_opcode *row = find_row(task->cdb, &known);
+	int rc = scsi_nexus_unit(task->nexus, task->lun, &task->unit);
+
+	if (rc == -ENOMEM)
+		return scsi_fail_busy(task);
+	if (rc < 0 && !(row && (row->flags & ROW_ANY_LUN)))
+		return scsi_fail(task, KEY_ILLEGAL_REQUEST, ASC_NO_SUCH_LUN);
+	if (!row)
+		return known ? scsi_fail_cdb(task, 1)
+			     : scsi_fail(task, KEY_ILLEGAL_REQUEST, ASC_INVALID_OPCODE);
+	task->opcode = row;
+	if (!check_usage(task, row) || (task->unit && !check_unit(task, row)))
+		return false;
+	return row->prepare(task);
+}
+
+bool
+scsi_prepare(struct scsi_task *task)
+{
+	task->opcode = NULL;
+	task->unit = NULL;
+	task->in = (struct iobuf){0};
+	task->in_length = task->in_max = task->out_length = 0;
+	task->offset = task->length = 0;
+	task->status = SCSI_GOOD;
+	task->sense_length = 0;
+	task->step = task->pending = 0;
+	task->scratch = NULL;
+	if (task->cdb_length == 0 || task->cdb_length > sizeof(task->cdb)) {
+		scsi_fail(task, KEY_ILLEGAL_REQUEST, ASC_INVALID_FIELD_CDB);
+		return false;
+	}
+	if (!check_task(task)) {
+		task->unit = NULL;
+		task->out_length = task->in_max = 0;
+		return false;
+	}
+	if (task->unit)
+		task->unit->tasks++;
+	return true;
+}
+
+static void
+leave_unit(struct scsi_task *task)
+{
+	if (task->scratch)
+		slab_free(scratch_cache, task->scratch);
+	task->scratch = NULL;
+	if (task->unit)
+		scsi_nexus_leave(task->unit);
+	task->unit = NULL;
+}
+
+void
+scsi_forget(struct scsi_task *task)
+{
+	leave_unit(task);
+}
+
+void
+scsi_execute(struct scsi_task *task)
+{
+	task->task = (struct loop_task){0};
+	task->blk = (struct blk_request){0};
+	task->pending = 1;
+	task->opcode->execute(task);
+}
+
+bool
+scsi_running(const struct scsi_task *task)
+{
+	return task->pending != 0;
+}
+
+void
+scsi_complete(struct scsi_task *task)
+{
+	leave_unit(task);
+	task->pending = 0;
+	task->done(task);
+}
+
+static void
+run_finish(struct loop_task *loop_task)
+{
+	scsi_complete(container_of(loop_task, struct scsi_task, task));
+}
+
+void
+scsi_finish(struct scsi_task *task)
+{
+	task->task.run = run_finish;
+	loop_defer(loop_current(), &task->task);
+}
+
+void
+scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint64_t allocated)
+{
+	size_t n = (size_t)min_u64(length, allocated);
+
+	if (n == 0)
+		return;
+	if (iobuf_take(&task->in, n) < 0) {
+		scsi_fail_busy(task);
+		return;
+	}
+	iov_from(task->in.iov, task->in.niov, 0, data, n);
+	task->in_length = n;
+}
+
+bool
+scsi_scratch(struct scsi_task *task)
+{
+	task->scratch = slab_alloc(scratch_cache);
+	return task->scratch ? true : scsi_fail_busy(task);
+}

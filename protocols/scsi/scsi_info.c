@@ -1,0 +1,309 @@
+/* Commands that tell what the disk is: INQUIRY, READ CAPACITY, REPORT LUNS, REQUEST SENSE and the
+ * like. */
+#include "config.h"
+
+#include "scsi/scsi_internal.h"
+
+#include <string.h>
+
+#include "check.h"
+#include "conf.h"
+#include "volume.h"
+
+/* SPC-4, standard INQUIRY data: which standards are obeyed, no version of them claimed. */
+static const uint16_t version_descriptors[] = {
+	0x00a0, /* SAM-5 */
+	0x0460, /* SPC-4 */
+	0x04c0, /* SBC-3 */
+	0x0960, /* iSCSI */
+};
+
+bool
+prepare_nothing(struct scsi_task *task)
+{
+	(void)task;
+	return true;
+}
+
+/* All that can be wrong has been checked by scsi_prepare(). */
+void
+execute_test_unit_ready(struct scsi_task *task)
+{
+	scsi_finish(task);
+}
+
+/* --- REQUEST SENSE (SPC-4) --- */
+
+bool
+prepare_request_sense(struct scsi_task *task)
+{
+	task->in_max = task->cdb[4];
+	return true;
+}
+
+void
+execute_request_sense(struct scsi_task *task)
+{
+	struct scsi_sense sense = {.key = KEY_NO_SENSE};
+	struct scsi_unit *unit = task->unit;
+	uint8_t data[LIMIT_SCSI_SENSE];
+	unsigned code;
+
+	if (!unit) {
+		sense.key = KEY_ILLEGAL_REQUEST;
+		sense.code = ASC_NO_SUCH_LUN;
+	} else if ((code = scsi_unit_attention(unit))) {
+		sense.key = KEY_UNIT_ATTENTION;
+		sense.code = (uint16_t)code;
+	} else if (unit->settings & UNIT_EJECTED) {
+		sense.key = KEY_NOT_READY;
+		sense.code = ASC_NO_MEDIUM;
+	}
+	scsi_data_in(
+		task, data, scsi_sense_build(&sense, task->cdb[1] & CDB_DESC, data), task->cdb[4]);
+	scsi_finish(task);
+}
+
+/* --- INQUIRY (SPC-4) --- */
+
+bool
+prepare_inquiry(struct scsi_task *task)
+{
+	uint8_t page = task->cdb[2];
+
+	if (!(task->cdb[1] & CDB_EVPD) && page != 0)
+		return scsi_fail_cdb(task, 2);
+	if ((task->cdb[1] & CDB_EVPD) && (!task->unit || !scsi_vpd_exists(page)))
+		return scsi_fail_cdb(task, 2);
+	task->in_max = min_u64(get_be16(task->cdb + 3), SCSI_PAGE_MAX);
+	return true;
+}
+
+static void
+put_standard_inquiry(const struct scsi_task *task, struct writer *w)
+{
+	const struct scsi_unit *unit = task->unit;
+
+	writer_u8(w, unit ? 0x00 : 0x7f); /* no such LUN: qualifier 011b, type 1Fh */
+	writer_u8(w, unit && unit->conf->removable ? 0x80 : 0);
+	writer_u8(w, 0x06); /* SPC-4 */
+	writer_u8(w, 0x12); /* HISUP, response data format 2 */
+	writer_u8(w, 96 - 5);
+	writer_u8(w, 0);
+	writer_u8(w, task->nexus->nports > 1 ? 0x10 : 0); /* MULTIP */
+	writer_u8(w, 0x02);                               /* CMDQUE */
+	scsi_put_ascii(w, scsi_vendor(unit), 8);
+	scsi_put_ascii(w, scsi_product(unit), 16);
+	scsi_put_ascii(w, "0001", 4);
+	writer_zero(w, 22);
+	for (size_t i = 0; i < ARRAY_SIZE(version_descriptors); i++)
+		writer_be16(w, version_descriptors[i]);
+	writer_zero(w, 96 - w->length);
+}
+
+void
+execute_inquiry(struct scsi_task *task)
+{
+	uint8_t page[SCSI_PAGE_MAX];
+	struct writer w = writer_of(page, sizeof(page));
+
+	if (task->cdb[1] & CDB_EVPD)
+		scsi_vpd_page(task, task->cdb[2], &w);
+	else
+		put_standard_inquiry(task, &w);
+	scsi_data_in(task, page, w.length, get_be16(task->cdb + 3));
+	scsi_finish(task);
+}
+
+/* --- READ CAPACITY (SBC-3) --- */
+
+/* A volume without a single block has no last one. */
+static bool
+check_capacity(struct scsi_task *task)
+{
+	if (scsi_unit_blocks(task->unit) == 0)
+		return scsi_fail(task, KEY_NOT_READY, ASC_NOT_READY);
+	return true;
+}
+
+bool
+prepare_read_capacity_10(struct scsi_task *task)
+{
+	task->in_max = 8;
+	return check_capacity(task);
+}
+
+void
+execute_read_capacity_10(struct scsi_task *task)
+{
+	uint64_t last = scsi_unit_blocks(task->unit) - 1;
+	uint8_t data[8];
+
+	put_be32(data, (uint32_t)min_u64(last, UINT32_MAX));
+	put_be32(data + 4, task->unit->info.block_size);
+	scsi_data_in(task, data, sizeof(data), sizeof(data));
+	scsi_finish(task);
+}
+
+bool
+prepare_read_capacity_16(struct scsi_task *task)
+{
+	task->in_max = min_u64(get_be32(task->cdb + 10), 32);
+	return check_capacity(task);
+}
+
+void
+execute_read_capacity_16(struct scsi_task *task)
+{
+	const struct blk_info *info = &task->unit->info;
+	unsigned exponent = (unsigned)__builtin_ctz(info->physical_block_size / info->block_size);
+	uint8_t data[32] = {0};
+
+	put_be64(data, scsi_unit_blocks(task->unit) - 1);
+	put_be32(data + 8, info->block_size);
+	data[13] = (uint8_t)(exponent & 0x0f);
+	data[14] = (uint8_t)((task->unit->thin ? 0x80 : 0) |                 /* LBPME */
+			     (task->unit->thin && info->sparse ? 0x40 : 0)); /* LBPRZ */
+	scsi_data_in(task, data, sizeof(data), get_be32(task->cdb + 10));
+	scsi_finish(task);
+}
+
+/* --- REPORT LUNS (SPC-4) --- */
+
+bool
+prepare_report_luns(struct scsi_task *task)
+{
+	if (task->cdb[2] > 2) /* SELECT REPORT: 0, 1 (well known, we have none), 2 (all) */
+		return scsi_fail_cdb(task, 2);
+	task->in_max = min_u64(get_be32(task->cdb + 6), SCSI_PAGE_MAX);
+	return true;
+}
+
+/* SAM-5 4.7: peripheral device addressing where it suffices, else flat space. */
+static void
+put_lun(struct writer *w, uint16_t number)
+{
+	writer_be16(w, (uint16_t)(number < 256 ? number : 0x4000 | number));
+	writer_zero(w, 6);
+}
+
+void
+execute_report_luns(struct scsi_task *task)
+{
+	const struct scsi_nexus *nexus = task->nexus;
+	uint8_t data[8 + 8 * LIMIT_SCSI_LUNS];
+	struct writer w = writer_of(data, sizeof(data));
+
+	writer_zero(&w, 8);
+	for (unsigned i = 0; task->cdb[2] != 1 && i < nexus->nmap; i++) {
+		if (!nexus->map[i].gone)
+			put_lun(&w, nexus->map[i].number);
+	}
+	put_be32(data, (uint32_t)w.length - 8);
+	scsi_data_in(task, data, w.length, get_be32(task->cdb + 6));
+	scsi_finish(task);
+}
+_Static_assert(8 + 8 * LIMIT_SCSI_LUNS <= SCSI_PAGE_MAX, "every LUN fits the report");
+
+/* --- REPORT SUPPORTED OPERATION CODES (SPC-4) --- */
+
+enum { REPORT_ALL, REPORT_OPCODE, REPORT_ACTION, REPORT_EITHER }; /* REPORTING OPTIONS */
+
+/* The row asked for; NULL: there is none. */
+static const struct scsi_opcode *
+find_reported(uint8_t opcode, uint16_t action, bool *known, bool *actions)
+{
+	const struct scsi_opcode *found = NULL;
+
+	*known = *actions = false;
+	for (unsigned i = 0; i < scsi_opcodes_count; i++) {
+		const struct scsi_opcode *row = &scsi_opcodes[i];
+
+		if (row->opcode != opcode)
+			continue;
+		*known = true;
+		*actions = row->flags & ROW_ACTION;
+		if (!*actions || row->action == action)
+			found = row;
+	}
+	return found;
+}
+
+bool
+prepare_report_opcodes(struct scsi_task *task)
+{
+	unsigned option = task->cdb[2] & 7;
+	bool known, actions;
+
+	find_reported(task->cdb[3], get_be16(task->cdb + 4), &known, &actions);
+	/* An option that does not fit the opcode's kind. */
+	if (option > REPORT_EITHER || (known && option == REPORT_OPCODE && actions) ||
+		(known && option == REPORT_ACTION && !actions))
+		return scsi_fail_cdb(task, 2);
+	task->in_max = min_u64(get_be32(task->cdb + 6), SCSI_PAGE_MAX);
+	return true;
+}
+
+/* No time is known in advance: both are 0, "no timeout is indicated". */
+static void
+put_timeouts(struct writer *w)
+{
+	writer_be16(w, 0x0a);
+	writer_zero(w, 10);
+}
+
+static void
+put_all_opcodes(struct writer *w, bool timeouts)
+{
+	writer_zero(w, 4);
+	for (unsigned i = 0; i < scsi_opcodes_count; i++) {
+		const struct scsi_opcode *row = &scsi_opcodes[i];
+
+		writer_u8(w, row->opcode);
+		writer_u8(w, 0);
+		writer_be16(w, row->action);
+		writer_u8(w, 0);
+		writer_u8(w, (uint8_t)((timeouts ? 2 : 0) | (row->flags & ROW_ACTION ? 1 : 0)));
+		writer_be16(w, row->length);
+		if (timeouts)
+			put_timeouts(w);
+	}
+	put_be32(w->start, (uint32_t)w->length - 4);
+}
+
+static void
+put_one_opcode(struct writer *w, const struct scsi_opcode *row, bool timeouts)
+{
+	writer_u8(w, 0);
+	if (!row) {
+		writer_u8(w, 1); /* not supported */
+		writer_be16(w, 0);
+		return;
+	}
+	writer_u8(w, (uint8_t)((timeouts ? 0x80 : 0) | 3)); /* supported as the standard says */
+	writer_be16(w, row->length);
+	writer_u8(w, row->opcode);
+	writer_bytes(w, row->usage, row->length - 1u);
+	if (timeouts)
+		put_timeouts(w);
+}
+
+void
+execute_report_opcodes(struct scsi_task *task)
+{
+	const uint8_t *cdb = task->cdb;
+	bool timeouts = cdb[2] & CDB_RCTD, known, actions;
+	uint8_t page[SCSI_PAGE_MAX];
+	struct writer w = writer_of(page, sizeof(page));
+	const struct scsi_opcode *row = find_reported(cdb[3], get_be16(cdb + 4), &known, &actions);
+
+	if ((cdb[2] & 7) == REPORT_EITHER && known && !actions && get_be16(cdb + 4) != 0)
+		row = NULL;
+	if ((cdb[2] & 7) == REPORT_ALL)
+		put_all_opcodes(&w, timeouts);
+	else
+		put_one_opcode(&w, row, timeouts);
+	CHECK(!w.bad);
+	scsi_data_in(task, page, w.length, get_be32(cdb + 6));
+	scsi_finish(task);
+}

@@ -1,0 +1,299 @@
+/*
+ * What the files of protocols/scsi share: the logical unit, a nexus' view of it, and the row of the
+ * opcode table.
+ */
+#ifndef SLABD_SCSI_INTERNAL_H
+#define SLABD_SCSI_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <sys/uio.h>
+
+#include "block.h"
+#include "bytes.h"
+#include "limits.h"
+#include "scsi/scsi.h"
+#include "scsi/scsi_wire.h"
+
+/* --- the logical unit (scsi_unit.c) --- */
+
+/* What initiators may switch; all off when a unit is new. */
+enum {
+	UNIT_WCE_OFF = 1, /* caching page: every write is durable before GOOD */
+	UNIT_D_SENSE = 2, /* control page: descriptor format sense */
+	UNIT_SWP = 4,     /* control page: software write protect */
+	UNIT_EJECTED = 8, /* START STOP UNIT took the medium out */
+	UNIT_MODE_PAGES = UNIT_WCE_OFF | UNIT_D_SENSE | UNIT_SWP,
+};
+
+/* Unit attentions, in the order they are reported. SAM-5 5.14 */
+enum {
+	ATTENTION_POWER_ON = 1,
+	ATTENTION_RESET = 2,
+	ATTENTION_MEDIUM = 4,
+	ATTENTION_MODE = 8,
+	ATTENTION_CAPACITY = 16,
+};
+
+/*
+ * What all nexuses of one volume share, on whichever loops they are. Known by the volume's uuid, so
+ * that it is one logical unit through every target and LUN number. Lock order: the list's lock,
+ * then the unit's. The data path takes neither: it compares `generation` with the one it saw last.
+ */
+struct scsi_lu {
+	TAILQ_ENTRY(scsi_lu) link; /* the list's lock, as are the next two */
+	uint8_t uuid[16];
+	unsigned references;
+
+	pthread_mutex_t lock;
+	TAILQ_HEAD(, scsi_unit) units;
+	unsigned settings; /* UNIT_* */
+	unsigned prevents; /* units that prevent medium removal */
+
+	_Atomic uint32_t generation; /* written under the lock */
+};
+
+/* A logical unit as one nexus sees it. The nexus' loop, but for what stands under the lock. */
+struct scsi_unit {
+	struct scsi_nexus *nexus;
+	struct scsi_map *map;
+	struct scsi_lu *lu;
+	struct blk_handle *handle;
+	const struct conf_volume *conf;
+	struct blk_info info; /* as last looked at; the block size never changes */
+	unsigned block_shift;
+	uint64_t transfer_max; /* bytes in one READ or WRITE */
+	bool thin;             /* discard does something: LBPME */
+	unsigned tasks;        /* between scsi_prepare() and done() */
+
+	uint32_t generation; /* of the logical unit when the next two were read */
+	unsigned settings;
+	unsigned attentions; /* ATTENTION_*, pending */
+
+	uint64_t logged; /* loop_now() of the last failure logged, and those kept silent since */
+	unsigned unlogged;
+
+	TAILQ_ENTRY(scsi_unit) link; /* under lu->lock */
+	unsigned posted;             /* under lu->lock: attentions on their way */
+	bool prevents;               /* changed under lu->lock */
+};
+
+/* A LUN of the map. The unit is made when it is first used. */
+struct scsi_map {
+	uint16_t number;
+	bool read_only;
+	struct volume *volume; /* NULL: was removed */
+	bool gone;             /* is being removed */
+	struct scsi_unit *unit;
+};
+
+struct scsi_port {
+	uint16_t relative_id;
+	uint16_t group;
+};
+
+struct scsi_nexus {
+	char initiator[LIMIT_ISCSI_NAME + 33]; /* and ",i,0x" with an ISID */
+	char target[LIMIT_ISCSI_NAME + 1];
+	struct scsi_map *map; /* ascending numbers */
+	unsigned nmap;
+	struct scsi_port *ports;
+	unsigned nports;
+};
+
+int scsi_unit_start(void);
+void scsi_unit_stop(void);
+
+/* Opens a volume for a nexus. 0 or -ENOMEM, -ESHUTDOWN. */
+int scsi_unit_open(struct scsi_nexus *nexus, struct scsi_map *map, struct scsi_unit **unit);
+/* No task may be in it. */
+void scsi_unit_close(struct scsi_unit *unit);
+
+/* Copies settings and posted attentions over; scsi_unit_refresh() when something changed. */
+void scsi_unit_sync(struct scsi_unit *unit);
+
+static inline void
+scsi_unit_refresh(struct scsi_unit *unit)
+{
+	if (atomic_load_explicit(&unit->lu->generation, memory_order_acquire) != unit->generation)
+		scsi_unit_sync(unit);
+}
+
+/* Takes the first pending attention away: ASC << 8 | ASCQ, or 0. */
+unsigned scsi_unit_attention(struct scsi_unit *unit);
+
+/* Changes settings for every nexus; all others get the attention (0: none). */
+void scsi_unit_change(struct scsi_unit *unit, unsigned clear, unsigned set, unsigned attention);
+/* PREVENT ALLOW MEDIUM REMOVAL, per nexus. */
+void scsi_unit_prevent(struct scsi_unit *unit, bool prevent);
+bool scsi_unit_prevented(struct scsi_unit *unit);
+void scsi_unit_reset(struct scsi_unit *unit);
+
+/* Reads blk_info() again; a size that changed becomes an attention. */
+void scsi_unit_look(struct scsi_unit *unit);
+
+static inline uint64_t
+scsi_unit_blocks(const struct scsi_unit *unit)
+{
+	return unit->info.size >> unit->block_shift;
+}
+
+static inline bool
+scsi_unit_read_only(const struct scsi_unit *unit)
+{
+	return unit->info.read_only || (unit->settings & UNIT_SWP);
+}
+
+/* --- nexus (scsi_lun.c) --- */
+
+/* The unit a LUN names, opened when new. 0, -ENXIO: no such LUN, or -ENOMEM. */
+int scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit **unit);
+/* A task has left; the unit is let go when it was waited for. */
+void scsi_nexus_leave(struct scsi_unit *unit);
+
+/* --- the opcode table (scsi_cmd.c) --- */
+
+enum {
+	ROW_ACTION = 1,  /* byte 1 holds a service action */
+	ROW_ANY_LUN = 2, /* answered for a LUN that does not exist */
+	ROW_QUIET = 4,   /* unit attentions stay pending. SAM-5 5.14 */
+	ROW_MEDIUM = 8,  /* NOT READY while the medium is out */
+	ROW_WRITES = 16, /* refused on a write-protected unit */
+	ROW_DATA = 32,   /* the data path: does not look at the volume's size anew */
+};
+
+struct scsi_opcode {
+	const char *name;
+	uint8_t opcode;
+	uint8_t action;
+	uint8_t length; /* of the CDB */
+	uint8_t flags;
+	/* Bits that may be set in byte 1 and on, as in CDB USAGE DATA (SPC-4, REPORT SUPPORTED
+	 * OPERATION CODES); a service action stands as itself. */
+	uint8_t usage[LIMIT_SCSI_CDB - 1];
+	/* Checks the CDB's fields; sets out_length, in_max, offset and length. False: sense is set.
+	 */
+	bool (*prepare)(struct scsi_task *task);
+	/* Ends with scsi_finish(), or submits and ends with scsi_complete(). */
+	void (*execute)(struct scsi_task *task);
+};
+
+extern const struct scsi_opcode scsi_opcodes[]; /* by opcode, then service action */
+extern const unsigned scsi_opcodes_count;
+
+/* From inside execute: done() follows in a later phase. */
+void scsi_finish(struct scsi_task *task);
+/* From a completion: calls done(). */
+void scsi_complete(struct scsi_task *task);
+
+/* Sets data-in to the first min(length, allocated) bytes of `data`; on no memory, BUSY. */
+void scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint64_t allocated);
+
+/* Vectors, lists and blocks of commands that need more than the task; given back with the task. */
+union scsi_scratch {
+	struct {
+		uint8_t bytes[SCSI_BLOCK_MAX]; /* page-aligned; also an UNMAP list */
+		struct iovec iov[LIMIT_SCSI_UNMAP];
+	};
+	struct blk_extent extents[LIMIT_SCSI_UNMAP];
+};
+_Static_assert(SCSI_BLOCK_MAX >= LIMIT_SCSI_UNMAP * 16, "an UNMAP list fits");
+
+/* Sets task->scratch. False: BUSY is set. */
+bool scsi_scratch(struct scsi_task *task);
+
+/* --- sense (scsi_sense.c) --- */
+
+struct scsi_sense {
+	uint8_t key;
+	uint16_t code; /* ASC << 8 | ASCQ */
+	bool has_information;
+	bool has_field; /* sense key specific: which byte was wrong */
+	bool field_in_cdb;
+	uint16_t field;
+	uint64_t information;
+};
+
+/* Builds at most LIMIT_SCSI_SENSE bytes; returns how many. */
+uint8_t scsi_sense_build(const struct scsi_sense *sense, bool descriptor, uint8_t *to);
+void scsi_fail_with(struct scsi_task *task, const struct scsi_sense *sense);
+/* CHECK CONDITION; return false, for `return scsi_fail(...)` in a prepare function. */
+bool scsi_fail(struct scsi_task *task, uint8_t key, unsigned code);
+bool scsi_fail_cdb(struct scsi_task *task, unsigned byte);
+bool scsi_fail_list(struct scsi_task *task, unsigned byte);
+bool scsi_fail_busy(struct scsi_task *task);
+/* The one place where the block layer's errors become SCSI's; logs. task->blk says what failed. */
+void scsi_fail_errno(struct scsi_task *task, int rc);
+
+/* --- handlers --- */
+
+/* scsi_rw.c */
+/* Blocks to task->offset and length, within the volume; false: 21/00 is set. */
+bool scsi_range(struct scsi_task *task, uint64_t lba, uint64_t blocks);
+/* LBA and count of a CDB of 6, 10, 12 or 16 bytes. */
+void scsi_cdb_range(const struct scsi_task *task, uint64_t *lba, uint64_t *blocks);
+/* Flags of a write: FUA where the CDB or the caching page says so. */
+unsigned scsi_write_flags(const struct scsi_task *task, bool fua);
+void scsi_submit(struct scsi_task *task, enum blk_op op, unsigned flags, uint64_t offset,
+	uint64_t length, void (*done)(struct blk_request *request));
+struct scsi_task *scsi_task_of(struct blk_request *request);
+bool prepare_read(struct scsi_task *task);
+void execute_read(struct scsi_task *task);
+bool prepare_write(struct scsi_task *task);
+void execute_write(struct scsi_task *task);
+bool prepare_compare_and_write(struct scsi_task *task);
+void execute_compare_and_write(struct scsi_task *task);
+bool prepare_synchronize_cache(struct scsi_task *task);
+void execute_synchronize_cache(struct scsi_task *task);
+/* FLUSH, then GOOD. */
+void scsi_flush(struct scsi_task *task);
+
+/* scsi_provision.c */
+bool prepare_unmap(struct scsi_task *task);
+void execute_unmap(struct scsi_task *task);
+bool prepare_write_same(struct scsi_task *task);
+void execute_write_same(struct scsi_task *task);
+bool prepare_get_lba_status(struct scsi_task *task);
+void execute_get_lba_status(struct scsi_task *task);
+
+/* scsi_info.c */
+bool prepare_nothing(struct scsi_task *task);
+void execute_test_unit_ready(struct scsi_task *task);
+bool prepare_request_sense(struct scsi_task *task);
+void execute_request_sense(struct scsi_task *task);
+bool prepare_inquiry(struct scsi_task *task);
+void execute_inquiry(struct scsi_task *task);
+bool prepare_read_capacity_10(struct scsi_task *task);
+void execute_read_capacity_10(struct scsi_task *task);
+bool prepare_read_capacity_16(struct scsi_task *task);
+void execute_read_capacity_16(struct scsi_task *task);
+bool prepare_report_luns(struct scsi_task *task);
+void execute_report_luns(struct scsi_task *task);
+bool prepare_report_opcodes(struct scsi_task *task);
+void execute_report_opcodes(struct scsi_task *task);
+
+/* scsi_vpd.c */
+bool scsi_vpd_exists(uint8_t page);
+/* Writes a page of vital product data. */
+void scsi_vpd_page(const struct scsi_task *task, uint8_t page, struct writer *w);
+/* `text` in a field of `length` bytes: printable ASCII, padded with spaces. SPC-4 4.3.1 */
+void scsi_put_ascii(struct writer *w, const char *text, size_t length);
+const char *scsi_vendor(const struct scsi_unit *unit);
+const char *scsi_product(const struct scsi_unit *unit);
+
+/* scsi_mode.c */
+bool prepare_mode_sense(struct scsi_task *task);
+void execute_mode_sense(struct scsi_task *task);
+bool prepare_mode_select(struct scsi_task *task);
+void execute_mode_select(struct scsi_task *task);
+
+/* scsi_medium.c */
+void execute_start_stop_unit(struct scsi_task *task);
+bool prepare_start_stop_unit(struct scsi_task *task);
+void execute_prevent_allow(struct scsi_task *task);
+
+#endif
