@@ -47,7 +47,7 @@ struct iobuf_account {
 	size_t want;        /* while waiting */
 	enum iobuf_use want_use;
 	bool waiting;
-	struct loop_task task;
+	bool granting; /* reserved, granted() not yet called */
 };
 
 /* granted() is called, as a deferred task, when a reservation that had to wait has been made. */

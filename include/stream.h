@@ -37,7 +37,7 @@ struct stream_ops {
 };
 
 /*
- * Wraps a connected socket (TCP or unix; made non-blocking, TCP_NODELAY set), not yet on a loop.
+ * Wraps a connected socket (TCP, unix or vsock; TCP_NODELAY is set), not yet on a loop.
  * Owns fd from here on, also when it fails (NULL: no memory). Any thread.
  */
 struct stream *stream_plain_new(int fd);

@@ -20,7 +20,7 @@ struct work_queue;
 
 /* Any thread. NULL: no memory. */
 struct work_queue *work_queue_new(unsigned most);
-/* Nothing may be queued or running. */
+/* Nothing may be queued. Waits for a run() that is about to return. */
 void work_queue_free(struct work_queue *queue);
 
 /* Any thread; first in, first started. Never fails, never runs inside the call. */

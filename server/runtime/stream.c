@@ -1,0 +1,54 @@
+#include "config.h"
+
+#include "stream.h"
+
+#include "check.h"
+
+int
+stream_attach(struct stream *stream, struct loop *loop,
+	void (*ready)(struct stream *stream, unsigned events), void *owner)
+{
+	int rc;
+
+	CHECK(!stream->loop && loop == loop_current());
+	stream->loop = loop;
+	stream->ready = ready;
+	stream->owner = owner;
+	rc = stream->ops->attach(stream, loop);
+	if (rc) {
+		stream->loop = NULL;
+		stream->ready = NULL;
+		stream->owner = NULL;
+	}
+	return rc;
+}
+
+void
+stream_detach(struct stream *stream)
+{
+	if (!stream->loop)
+		return;
+	stream->ops->detach(stream);
+	stream->loop = NULL;
+	stream->ready = NULL;
+	stream->owner = NULL;
+}
+
+void
+stream_close(struct stream *stream)
+{
+	stream_detach(stream);
+	stream->ops->close(stream);
+}
+
+const char *
+stream_peer(const struct stream *stream)
+{
+	return stream->ops->peer(stream);
+}
+
+const char *
+stream_local(const struct stream *stream)
+{
+	return stream->ops->local(stream);
+}
