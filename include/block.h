@@ -71,7 +71,9 @@ struct blk_info {
 	uint32_t block_size;          /* logical, 512 or 4096 */
 	uint32_t physical_block_size; /* a multiple of it */
 	uint32_t alignment;           /* the driver's need for offset, length and memory; 1: none */
-	uint64_t transfer_max;        /* bytes in one request; a multiple of alignment */
+	/* Bytes of data in one READ or WRITE; a multiple of alignment. COMPARE_WRITE: the same, and at
+	 * most LIMIT_IOBUF_PIECE. What moves no data (ZERO, DISCARD, EXTENTS, PREFETCH) is not bound. */
+	uint64_t transfer_max;
 	uint32_t discard_granularity; /* smaller discards free nothing; 0: discard does nothing */
 	uint32_t native;              /* bit 1 << op: the driver does it itself */
 	bool read_only;
@@ -80,6 +82,7 @@ struct blk_info {
 	bool buffered;       /* B7: reads fail too once broken */
 	bool sparse;         /* has holes; unallocated blocks read as zeroes */
 	bool fast_zero;      /* ZERO with FAST_ONLY can succeed */
+	bool carried_inline; /* the driver's promise behind blk_inline() */
 	uint8_t uuid[16];    /* derived from the volume's name */
 };
 
@@ -95,7 +98,7 @@ struct blk_request {
 	unsigned niov;
 	/* EXTENTS: room for nextents (at least 1); on success nextents says how many are filled: at least
 	 * one, none of length 0, adjoining, the first at `offset`, together at most `length`; the last
-	 * may end before `length` does. */
+	 * may end before `length` does. None at all where `length` is 0. */
 	unsigned nextents;
 	struct blk_extent *extents;
 	/* On the handle's loop. The request is the owner's again when it is called. */
@@ -105,13 +108,14 @@ struct blk_request {
 	int rc;
 	uint64_t mismatch; /* with -EILSEQ: offset of the first different byte, within the range */
 
-	/* The block layer's and the driver's, from submit to completion. */
+	/* The block layer's, from submit to completion. */
 	struct blk_handle *handle;
 	struct loop_task task;
 	TAILQ_ENTRY(blk_request) link;
 	uint64_t started; /* loop_now() */
-	uint64_t progress;
 	uint32_t state;
+	/* The driver's while it has the request; 0 when submit() is called. */
+	uint64_t progress;
 	uintptr_t driver[2];
 };
 
@@ -150,7 +154,7 @@ bool blk_check(const struct blk_handle *handle, uint64_t offset, uint64_t length
  */
 bool blk_inline(const struct blk_handle *handle);
 
-/* The handle's loop. B1. A length of 0 completes with success. length <= transfer_max. */
+/* The handle's loop. B1. A length of 0 completes with success. Above transfer_max: -EINVAL. */
 void blk_submit(struct blk_handle *handle, struct blk_request *request);
 
 /* "read", "write zeroes", ... for log lines. */

@@ -1,6 +1,7 @@
 /*
  * What a backend (later: a layer) must give. The block layer calls it with ranges that were within the
- * size when it looked, rounded to info->alignment, never with length 0, never above transfer_max.
+ * size when it looked, rounded to info->alignment, never with length 0 (but for FLUSH), READ and WRITE
+ * never above transfer_max.
  *
  * A driver gives submit(), or blocking functions, or both; what is NULL is emulated (ZERO by writing
  * zeroes, COMPARE_WRITE under a frozen range, FUA by the shared flush, alignment by read-modify-write) or
@@ -19,8 +20,9 @@ struct blk_driver {
 
 	/*
 	 * Required. Main thread; may block. Fills info (block sizes, read_only, rotational and uuid are set
-	 * from conf before the call) and *state. 0, or -errno with a text that names what is wrong and
-	 * what would be right, and nothing created.
+	 * from conf before the call, alignment is 1) and *state. In info->native it sets the operations
+	 * that submit() takes; those with a blocking function are added. 0, or -errno with a text that
+	 * names what is wrong and what would be right, and nothing created.
 	 */
 	int (*open)(const struct conf_volume *conf, struct blk_info *info, void **state,
 		struct error *error);
@@ -30,7 +32,9 @@ struct blk_driver {
 	/*
 	 * Optional. On the request's loop; must not block. True: taken, and blk_complete() is or was
 	 * called for it, here or later on any thread. False: not now; the blocking function for this
-	 * operation (which must be there) is called on a worker.
+	 * operation (which must be there) is called on a worker; a COMPARE_WRITE is emulated then.
+	 * Called for operations in info->native only; FLUSH one at a time (B7), and only where there
+	 * is no flush().
 	 */
 	bool (*submit)(void *state, struct blk_request *request);
 
@@ -60,7 +64,7 @@ void blk_complete(struct blk_request *request, int rc);
 
 /*
  * From submit() or a continuation, on the request's loop: calls more(request) again at the end of the
- * loop's queue, so that a long request leaves room for others.
+ * loop's queue, so that a long request leaves room for others. Uses driver[1].
  */
 void blk_yield(struct blk_request *request, void (*more)(struct blk_request *request));
 

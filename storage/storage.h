@@ -1,0 +1,256 @@
+/*
+ * What the block layer's files share; nobody outside storage/ includes it.
+ *
+ * A request's way: blk_submit() -> start_request() -> dispatch_request() -> the driver, on this
+ * loop or on a worker -> blk_complete() -> finish_request() on the home loop -> done().
+ *
+ * Threads: a handle and a lane are touched by their loop only, but for counters and what is said to
+ * be under the volume's lock. Locks: the volume's `lock` and the jobs' `lock` are never held
+ * together and never around a driver's call.
+ */
+#ifndef SLABD_STORAGE_H
+#define SLABD_STORAGE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/queue.h>
+
+#include "block.h"
+#include "block_driver.h"
+#include "conf.h"
+#include "histogram.h"
+#include "limits.h"
+#include "volume.h"
+#include "work.h"
+
+/* blk_request.state */
+enum {
+	STATE_SUB = 1, /* the block layer's own part of another request: not checked, not counted */
+	STATE_LISTED = 2,   /* on its lane's in_flight: freezes wait for it */
+	STATE_EMULATED = 4, /* emulate.c has it or had it */
+	STATE_SYNCED = 8,   /* its sync was asked for */
+};
+
+/* volume.refuse */
+enum { VOLUME_GOING = 1, VOLUME_BROKEN = 2 };
+
+#define LANES (LIMIT_LOOPS + 1) /* the main loop is one more */
+
+TAILQ_HEAD(request_list, blk_request);
+TAILQ_HEAD(freeze_list, freeze);
+
+/* Requests chained by driver[0], which is free while no driver has them. */
+struct request_chain {
+	struct blk_request *first, *last;
+};
+
+/* A volume as one loop sees it. Made with the loop's first handle, freed with the volume. */
+struct lane {
+	struct volume *volume;
+	struct loop *loop;
+	unsigned index;
+	struct request_list in_flight;
+	bool frozen; /* some range is, or is about to be: look before starting anything */
+	struct request_list held; /* by a freeze, first come first */
+	struct request_chain batch;
+	struct loop_task batch_task;
+	struct histogram latency[2]; /* BLK_READ, BLK_WRITE */
+
+	/* Under volume->lock. */
+	struct loop_task freeze_task; /* "look at the freezes"; holds the volume while queued */
+	bool told;                    /* freeze_task is on its way */
+	LIST_HEAD(, blk_handle) handles;
+	struct blk_counters closed; /* of handles that are gone */
+};
+
+struct blk_handle {
+	struct volume *volume;
+	struct lane *lane;
+	struct loop *loop;
+	bool read_only;
+	unsigned in_flight;
+	struct blk_counters counters;
+	LIST_ENTRY(blk_handle) link;
+	char name[];
+};
+
+/* A worker's turn at a volume's blocking requests. */
+struct job {
+	struct work work;
+	struct volume *volume;
+};
+
+struct jobs {
+	pthread_mutex_t lock;
+	struct request_chain waiting;
+	struct job job[LIMIT_VOLUME_WORKS];
+	struct job *idle[LIMIT_VOLUME_WORKS];
+	unsigned nidle;
+};
+
+/* B7. Under volume->lock but for `work` and `flush`, which belong to whoever set `busy`. */
+struct sync {
+	struct request_chain waiting; /* will share the next sync */
+	struct request_chain sharing; /* share the one being made */
+	bool busy;
+	struct work work;
+	struct blk_request flush; /* for drivers that flush by submit() */
+};
+
+struct volume {
+	char name[LIMIT_VOLUME_NAME + 1];
+	struct conf_volume conf;
+	const struct blk_driver *driver;
+	void *state;
+	struct blk_info info; /* constant but for size */
+	_Atomic uint64_t size;
+	uint32_t submits; /* operations the driver's submit() takes, as bits */
+	bool drop_sync;   /* no volatile cache: FLUSH and FUA are nothing */
+	uint64_t align_mask;
+
+	atomic_uint refuse; /* VOLUME_* */
+	atomic_uint references;
+	atomic_uint nhandles;
+	struct loop_task close_task;
+
+	pthread_mutex_t lock;
+	_Atomic(struct lane *) lanes[LANES]; /* written under lock */
+	struct freeze_list freezes;          /* all of them, in order of arrival */
+	struct sync sync;
+	char why[256];
+
+	struct work_queue *works;
+	struct jobs jobs;
+};
+
+/* block.c */
+
+/* Sends a request that passed all checks to the driver. The request's loop. */
+void blk_dispatch(struct blk_request *request);
+/* Starts a request again from the first check (design section 3, freeze (5)). Its loop. */
+void blk_restart(struct blk_request *request);
+/* Takes a request off its lane's in_flight; freezes do not wait for it any more. Its loop. */
+void blk_unlist(struct blk_request *request);
+/* task.run of every request that a driver has. */
+void blk_finish(struct loop_task *task);
+
+static inline void
+counter_add(_Atomic uint64_t *counter, uint64_t n)
+{
+	/* One writer: no locked instruction is needed. */
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+		memory_order_relaxed);
+}
+
+void counters_merge(struct blk_counters *into, const struct blk_counters *from);
+
+static inline struct blk_request *
+chain_next(const struct blk_request *request)
+{
+	return (struct blk_request *)request->driver[0];
+}
+
+static inline void
+chain_append(struct request_chain *chain, struct blk_request *request)
+{
+	request->driver[0] = 0;
+	if (chain->last)
+		chain->last->driver[0] = (uintptr_t)request;
+	else
+		chain->first = request;
+	chain->last = request;
+}
+
+static inline struct blk_request *
+chain_pop(struct request_chain *chain)
+{
+	struct blk_request *request = chain->first;
+
+	if (request) {
+		chain->first = chain_next(request);
+		if (!chain->first)
+			chain->last = NULL;
+	}
+	return request;
+}
+
+/* volume.c: the calling loop's lane, made if need be. NULL: no memory. */
+struct lane *volume_lane(struct volume *volume);
+
+/* blocking.c */
+int jobs_start(struct volume *volume);
+void jobs_stop(struct volume *volume);
+/* Which operations the driver has blocking functions for, as bits. */
+uint32_t blocking_operations(const struct blk_driver *driver);
+/* Lets a worker do it. The request's loop. */
+void blocking_submit(struct blk_request *request);
+
+/* sync.c */
+
+/*
+ * The request completes with the result of a sync that begins after this call. The request's loop;
+ * all that it is to make durable has completed.
+ */
+void sync_join(struct blk_request *request);
+/* B7: the volume is broken from now on. The first reason is kept. Any thread. */
+void volume_latch(struct volume *volume, const char *what, int rc);
+
+/* freeze.c */
+
+enum freeze_mode { FREEZE_WRITES, FREEZE_ALL };
+
+/*
+ * A range in which nothing but its owner's own I/O happens. Lives in its owner's object, on one
+ * loop. The owner's own request must not be on its lane's in_flight list, and its I/O goes to
+ * blk_dispatch().
+ */
+struct freeze {
+	TAILQ_ENTRY(freeze) link; /* volume->lock, as all but the first three */
+	struct volume *volume;
+	struct loop *loop;
+	void (*ready)(struct freeze *freeze, int rc);
+	uint64_t offset, length;
+	enum freeze_mode mode;
+	enum { FREEZE_QUEUED, FREEZE_STARTING, FREEZE_HELD, FREEZE_OVER } state;
+	uint64_t unanswered[(LANES + 63) / 64]; /* lanes that still have overlapping requests */
+	uint64_t deadline;
+	int rc;
+	struct loop_task task;
+	struct loop_sweep sweep;
+};
+
+/*
+ * ready(freeze, 0) is called when the range is still: later, on the calling loop; what it owns
+ * until freeze_release(). ready(freeze, -ETIMEDOUT) when that took longer than LIMIT_FREEZE_WAIT:
+ * nothing is owned then. Rounded out to physical blocks. The caller keeps the volume open
+ * meanwhile.
+ */
+void freeze_start(struct freeze *freeze, struct volume *volume, uint64_t offset, uint64_t length,
+	enum freeze_mode mode, void (*ready)(struct freeze *freeze, int rc));
+/* On its loop; only after ready(freeze, 0). */
+void freeze_release(struct freeze *freeze);
+
+/* The lane is frozen: true when the request was put aside until a freeze ends. Its loop. */
+bool freeze_holds(struct lane *lane, struct blk_request *request);
+/* The lane is frozen and this request, already off the list, was in flight on it. */
+void freeze_passed(struct lane *lane, const struct blk_request *request);
+/* A new lane, under the volume's lock, inherits what is frozen. */
+void freeze_inherit(struct lane *lane);
+
+/* emulate.c: carries out what the driver does not, and completes the request. Its loop. */
+void emulate(struct blk_request *request);
+int emulate_start(void);
+void emulate_stop(void);
+
+/* backends/memory_cap.c: bytes of slabs that all memory volumes may have together. */
+void memory_cap_set(uint64_t bytes);
+bool memory_cap_take(uint64_t bytes);
+void memory_cap_give(uint64_t bytes);
+int memory_start(void);
+void memory_stop(void);
+
+extern const struct blk_driver memory_driver;
+extern const struct blk_driver file_driver;
+extern const struct blk_driver null_driver;
+
+#endif

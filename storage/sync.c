@@ -1,0 +1,177 @@
+/*
+ * B6 and B7: one sync per volume at a time, shared by all who ask before it begins; a failure is
+ * told to all of them and latches the volume. The kernel tells a failed write-back to one caller
+ * only and says success afterwards: a second sync in flight, or a later one, would be told a lie
+ * (promises section 3).
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "check.h"
+#include "storage.h"
+
+void
+volume_latch(struct volume *volume, const char *what, int rc)
+{
+	time_t now = (time_t)clock_wall();
+	const char *name = strerrorname_np(-rc);
+	char when[32] = "";
+	struct tm tm;
+
+	if (localtime_r(&now, &tm))
+		strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &tm);
+	pthread_mutex_lock(&volume->lock);
+	if (atomic_load(&volume->refuse) & VOLUME_BROKEN) {
+		pthread_mutex_unlock(&volume->lock);
+		return;
+	}
+	snprintf(volume->why, sizeof(volume->why), "%s failed with %s at %s", what,
+		name ? name : "an unknown error", when);
+	atomic_fetch_or(&volume->refuse, VOLUME_BROKEN);
+	pthread_mutex_unlock(&volume->lock);
+	log_error("volume %s: %s; %swrites and flushes are refused from now on", volume->name,
+		volume->why, volume->info.buffered ? "reads, " : "");
+}
+
+static void begin_sync(struct volume *volume);
+
+/* Those who waited share the sync that begins now. */
+static void
+admit_waiting(struct volume *volume)
+{
+	pthread_mutex_lock(&volume->lock);
+	volume->sync.sharing = volume->sync.waiting;
+	volume->sync.waiting = (struct request_chain){NULL, NULL};
+	pthread_mutex_unlock(&volume->lock);
+}
+
+/* Tells everybody who shared it. True: others came meanwhile, and `busy` stays. */
+static bool
+end_sync(struct volume *volume, int rc)
+{
+	struct sync *sync = &volume->sync;
+	struct request_chain sharing = sync->sharing;
+	struct blk_request *request;
+	bool more;
+
+	/* Before anybody hears of it (B7). */
+	if (rc)
+		volume_latch(volume, "flush", rc);
+	sync->sharing = (struct request_chain){NULL, NULL};
+	pthread_mutex_lock(&volume->lock);
+	more = sync->waiting.first != NULL;
+	sync->busy = more;
+	pthread_mutex_unlock(&volume->lock);
+	/* ENOSPC is said to those who shared this sync; whoever comes later finds the latch: EIO.
+	 */
+	while ((request = chain_pop(&sharing)))
+		blk_complete(request, rc == 0 || rc == -ENOSPC ? rc : -EIO);
+	return more;
+}
+
+/* A worker. */
+static void
+run_sync(struct work *work)
+{
+	struct volume *volume = container_of(work, struct volume, sync.work);
+	bool more;
+
+	do {
+		int rc;
+
+		admit_waiting(volume);
+		/* A latched volume is not synced again: the kernel would say success. */
+		if (volume_broken(volume)) {
+			more = end_sync(volume, -EIO);
+			continue;
+		}
+		do
+			rc = volume->driver->flush(volume->state);
+		while (rc == -EINTR);
+		more = end_sync(volume, rc);
+	} while (more);
+	volume_put(volume);
+}
+
+/* The loop of whose request carried it. */
+static void
+flush_done(struct blk_request *flush)
+{
+	struct volume *volume = container_of(flush, struct volume, sync.flush);
+
+	if (end_sync(volume, flush->rc))
+		begin_sync(volume);
+	volume_put(volume);
+}
+
+/* On the loop of the first request that waits: the driver is asked through its handle. */
+static void
+submit_flush(struct blk_request *first)
+{
+	struct volume *volume = first->handle->volume;
+	struct blk_request *flush = &volume->sync.flush;
+
+	admit_waiting(volume);
+	*flush = (struct blk_request){.op = BLK_FLUSH,
+		.done = flush_done,
+		.handle = first->handle,
+		.state = STATE_SUB,
+		.task.run = blk_finish};
+	if (volume_broken(volume))
+		blk_complete(flush, -EIO);
+	else
+		blk_dispatch(flush);
+}
+
+static void
+submit_flush_here(struct loop_task *task)
+{
+	struct blk_request *first = container_of(task, struct blk_request, task);
+
+	first->task.run = blk_finish;
+	submit_flush(first);
+}
+
+/* The caller set `busy`, and somebody waits. Takes a reference to the volume for the sync's time.
+ */
+static void
+begin_sync(struct volume *volume)
+{
+	struct blk_request *first;
+
+	volume_get(volume);
+	if (volume->driver->flush) {
+		volume->sync.work.run = run_sync;
+		work_submit(volume->works, &volume->sync.work);
+		return;
+	}
+	pthread_mutex_lock(&volume->lock);
+	first = volume->sync.waiting.first;
+	pthread_mutex_unlock(&volume->lock);
+	if (first->handle->loop == loop_current()) {
+		submit_flush(first);
+		return;
+	}
+	first->task.run = submit_flush_here;
+	loop_post(first->handle->loop, &first->task);
+}
+
+void
+sync_join(struct blk_request *request)
+{
+	struct volume *volume = request->handle->volume;
+	struct sync *sync = &volume->sync;
+	bool begin;
+
+	pthread_mutex_lock(&volume->lock);
+	chain_append(&sync->waiting, request);
+	begin = !sync->busy;
+	sync->busy = true;
+	pthread_mutex_unlock(&volume->lock);
+	if (begin)
+		begin_sync(volume);
+}

@@ -1,0 +1,392 @@
+/* Volumes: opened from their configuration, shared by reference, closed on the main thread. */
+#include "config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "storage.h"
+
+const struct blk_driver *const blk_drivers[] = {&memory_driver, &file_driver, &null_driver, NULL};
+
+int
+storage_start(uint64_t memory_cap)
+{
+	int rc = emulate_start();
+
+	if (rc)
+		return rc;
+	rc = memory_start();
+	if (rc) {
+		emulate_stop();
+		return rc;
+	}
+	memory_cap_set(memory_cap);
+	return 0;
+}
+
+void
+storage_stop(void)
+{
+	memory_stop();
+	emulate_stop();
+}
+
+static int
+check_name(const char *name, struct error *error)
+{
+	size_t length = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789.-");
+
+	if (name[0] == '\0' || name[0] == '.' || name[0] == '-' || name[length] != '\0' ||
+		length > LIMIT_VOLUME_NAME)
+		return error_set(error, -EINVAL,
+			"name \"%.80s\" will not do: a small letter or digit, then at most %d small letters, digits, '.' or '-'",
+			name, LIMIT_VOLUME_NAME - 1);
+	return 0;
+}
+
+static int
+check_blocks(const struct conf_volume *conf, struct error *error)
+{
+	uint32_t block = conf->block_size, physical = conf->physical_block_size;
+
+	if (block != 512 && block != 4096)
+		return error_set(
+			error, -EINVAL, "block_size %" PRIu32 " must be 512 or 4096", block);
+	/* READ CAPACITY (16) has 4 bits for the exponent. */
+	if (physical < block || physical & (physical - 1) || physical > block << 15)
+		return error_set(error, -EINVAL,
+			"physical_block_size %" PRIu32
+			" must be a power of two times block_size %" PRIu32,
+			physical, block);
+	return 0;
+}
+
+static int
+check_size(const struct conf_volume *conf, struct error *error)
+{
+	uint64_t size = conf->size, block = conf->block_size;
+
+	if (size > LIMIT_VOLUME_SIZE)
+		return error_set(error, -EINVAL,
+			"size %" PRIu64 " is more than %" PRIu64 " (%d PiB)", size,
+			LIMIT_VOLUME_SIZE, (int)(LIMIT_VOLUME_SIZE / PIB));
+	if (size % block)
+		return error_set(error, -EINVAL,
+			"size %" PRIu64 " is not a multiple of the block size %" PRIu64
+			" (the next is %" PRIu64 ")",
+			size, block, round_up(size, block));
+	return 0;
+}
+
+static char *
+copy_string(const char *s, bool *failed)
+{
+	char *copy = s ? strdup(s) : NULL;
+
+	if (s && !copy)
+		*failed = true;
+	return copy;
+}
+
+static int
+copy_conf(struct conf_volume *copy, const struct conf_volume *conf)
+{
+	bool failed = false;
+
+	*copy = *conf;
+	copy->name = copy_string(conf->name, &failed);
+	copy->backend = copy_string(conf->backend, &failed);
+	copy->path = copy_string(conf->path, &failed);
+	copy->serial = copy_string(conf->serial, &failed);
+	copy->vendor = copy_string(conf->vendor, &failed);
+	copy->product = copy_string(conf->product, &failed);
+	return failed ? -ENOMEM : 0;
+}
+
+static void
+free_conf(struct conf_volume *conf)
+{
+	free(conf->name);
+	free(conf->backend);
+	free(conf->path);
+	free(conf->serial);
+	free(conf->vendor);
+	free(conf->product);
+}
+
+/*
+ * The volume's identity: the same after a restart and on every path, different for different names.
+ * FNV-1a, 64 bits, twice from different bases, stamped as a version 8 UUID (RFC 9562 5.8).
+ */
+static void
+make_uuid(const char *name, uint8_t uuid[16])
+{
+	static const uint64_t bases[2] = {0xcbf29ce484222325, 0x9ae16a3b2f90404f};
+
+	for (unsigned half = 0; half < 2; half++) {
+		uint64_t hash = bases[half];
+
+		for (const char *c = name; *c; c++)
+			hash = (hash ^ (uint8_t)*c) * 0x100000001b3;
+		/* The last bytes of a name hardly reach the upper bits without this. */
+		hash ^= hash >> 32;
+		hash *= 0xd6e8feb86659fd93;
+		hash ^= hash >> 32;
+		memcpy(uuid + 8 * half, &hash, sizeof(hash));
+	}
+	uuid[6] = (uint8_t)((uuid[6] & 0x0f) | 0x80);
+	uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
+}
+
+static int
+open_driver(struct volume *volume, struct error *error)
+{
+	const struct blk_driver *driver = volume->driver;
+	struct blk_info *info = &volume->info;
+	int rc;
+
+	*info = (struct blk_info){.block_size = volume->conf.block_size,
+		.physical_block_size = volume->conf.physical_block_size,
+		.alignment = 1,
+		.transfer_max = GIB,
+		.read_only = volume->conf.read_only,
+		.rotational = volume->conf.rotational};
+	make_uuid(volume->name, info->uuid);
+	rc = driver->open(&volume->conf, info, &volume->state, error);
+	if (rc)
+		return rc;
+	CHECK(info->size <= LIMIT_VOLUME_SIZE && info->size % info->block_size == 0);
+	CHECK(info->alignment && (info->alignment & (info->alignment - 1)) == 0);
+	CHECK(info->transfer_max && info->transfer_max % info->alignment == 0);
+	CHECK(info->size % info->alignment == 0);
+	volume->submits = driver->submit ? info->native : 0;
+	info->native = volume->submits | blocking_operations(driver);
+	if (!(info->native & 1u << BLK_ZERO))
+		info->fast_zero = false;
+	volume->drop_sync = !info->volatile_cache || !(info->native & 1u << BLK_FLUSH);
+	volume->align_mask = info->alignment - 1;
+	atomic_init(&volume->size, info->size);
+	return 0;
+}
+
+static void
+free_volume(struct volume *volume)
+{
+	for (unsigned i = 0; i < LANES; i++)
+		free(atomic_load(&volume->lanes[i]));
+	pthread_mutex_destroy(&volume->lock);
+	free_conf(&volume->conf);
+	free(volume);
+}
+
+int
+volume_open_driver(const struct conf_volume *conf, const struct blk_driver *driver,
+	struct volume **opened, struct error *error)
+{
+	struct volume *volume;
+	int rc = check_name(conf->name, error);
+
+	if (!rc)
+		rc = check_blocks(conf, error);
+	if (!rc)
+		rc = check_size(conf, error);
+	if (rc)
+		return rc;
+	volume = calloc(1, sizeof(*volume));
+	if (!volume)
+		return error_set(error, -ENOMEM, "no memory");
+	pthread_mutex_init(&volume->lock, NULL);
+	TAILQ_INIT(&volume->freezes);
+	volume->driver = driver;
+	atomic_init(&volume->references, 1);
+	rc = copy_conf(&volume->conf, conf);
+	if (!rc)
+		rc = jobs_start(volume);
+	if (rc) {
+		error_set(error, rc, "no memory");
+		goto fail;
+	}
+	strcpy(volume->name, conf->name);
+	rc = open_driver(volume, error);
+	if (rc)
+		goto fail_jobs;
+	*opened = volume;
+	return 0;
+
+fail_jobs:
+	jobs_stop(volume);
+fail:
+	free_volume(volume);
+	return rc;
+}
+
+int
+volume_open(const struct conf_volume *conf, struct volume **volume, struct error *error)
+{
+	char names[128] = "";
+	size_t used = 0;
+
+	for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++) {
+		if (strcmp((*driver)->name, conf->backend) == 0)
+			return volume_open_driver(conf, *driver, volume, error);
+		used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s",
+			used ? ", " : "", (*driver)->name);
+	}
+	if (strcmp(conf->backend, "device") == 0)
+		return error_set(error, -ENOTSUP,
+			"backend \"device\" is not there yet (backends: %s)", names);
+	return error_set(
+		error, -EINVAL, "unknown backend \"%.64s\" (backends: %s)", conf->backend, names);
+}
+
+/* Main thread; nobody knows the volume any more. */
+static void
+close_volume(struct volume *volume)
+{
+	CHECK(atomic_load(&volume->nhandles) == 0);
+	jobs_stop(volume);
+	volume->driver->close(volume->state);
+	free_volume(volume);
+}
+
+static void
+close_here(struct loop_task *task)
+{
+	close_volume(container_of(task, struct volume, close_task));
+}
+
+struct volume *
+volume_get(struct volume *volume)
+{
+	atomic_fetch_add_explicit(&volume->references, 1, memory_order_relaxed);
+	return volume;
+}
+
+void
+volume_put(struct volume *volume)
+{
+	struct loop *main_loop;
+
+	if (atomic_fetch_sub_explicit(&volume->references, 1, memory_order_acq_rel) > 1)
+		return;
+	main_loop = loop_main();
+	if (!main_loop || loop_current() == main_loop) {
+		close_volume(volume);
+		return;
+	}
+	volume->close_task.run = close_here;
+	loop_post(main_loop, &volume->close_task);
+}
+
+const char *
+volume_name(const struct volume *volume)
+{
+	return volume->name;
+}
+
+const struct conf_volume *
+volume_conf(const struct volume *volume)
+{
+	return &volume->conf;
+}
+
+void
+volume_set_going(struct volume *volume)
+{
+	atomic_fetch_or(&volume->refuse, VOLUME_GOING);
+}
+
+bool
+volume_going(const struct volume *volume)
+{
+	return atomic_load(&volume->refuse) & VOLUME_GOING;
+}
+
+bool
+volume_broken(const struct volume *volume)
+{
+	return atomic_load(&volume->refuse) & VOLUME_BROKEN;
+}
+
+static struct lane *
+make_lane(struct volume *volume, unsigned index)
+{
+	struct lane *lane = calloc(1, sizeof(*lane));
+
+	if (!lane)
+		return NULL;
+	lane->volume = volume;
+	lane->loop = loop_current();
+	lane->index = index;
+	TAILQ_INIT(&lane->in_flight);
+	TAILQ_INIT(&lane->held);
+	LIST_INIT(&lane->handles);
+	pthread_mutex_lock(&volume->lock);
+	freeze_inherit(lane);
+	atomic_store_explicit(&volume->lanes[index], lane, memory_order_release);
+	pthread_mutex_unlock(&volume->lock);
+	return lane;
+}
+
+struct lane *
+volume_lane(struct volume *volume)
+{
+	unsigned index = loop_index(loop_current());
+	struct lane *lane;
+
+	CHECK(index < LANES);
+	/* Only this thread writes this entry. */
+	lane = atomic_load_explicit(&volume->lanes[index], memory_order_relaxed);
+	return lane ? lane : make_lane(volume, index);
+}
+
+static void
+add_counters(struct volume_stats *stats, const struct blk_counters *counters)
+{
+	for (unsigned op = 0; op < BLK_OPS; op++)
+		stats->operations[op] +=
+			atomic_load_explicit(&counters->operations[op], memory_order_relaxed);
+	stats->errors += atomic_load_explicit(&counters->errors, memory_order_relaxed);
+	stats->bytes_read += atomic_load_explicit(&counters->bytes_read, memory_order_relaxed);
+	stats->bytes_written +=
+		atomic_load_explicit(&counters->bytes_written, memory_order_relaxed);
+}
+
+static void
+add_lane(struct volume_stats *stats, const struct lane *lane)
+{
+	const struct blk_handle *handle;
+
+	add_counters(stats, &lane->closed);
+	LIST_FOREACH(handle, &lane->handles, link)
+		add_counters(stats, &handle->counters);
+	histogram_merge(&stats->read, &lane->latency[BLK_READ]);
+	histogram_merge(&stats->write, &lane->latency[BLK_WRITE]);
+}
+
+void
+volume_get_stats(struct volume *volume, struct volume_stats *stats)
+{
+	memset(stats, 0, sizeof(*stats));
+	stats->size = atomic_load(&volume->size);
+	stats->allocated =
+		volume->driver->allocated ? volume->driver->allocated(volume->state) : stats->size;
+	stats->handles = atomic_load(&volume->nhandles);
+	stats->broken = volume_broken(volume);
+	stats->going = volume_going(volume);
+	if (volume->driver->describe)
+		volume->driver->describe(volume->state, stats->detail, sizeof(stats->detail));
+	pthread_mutex_lock(&volume->lock);
+	memcpy(stats->why, volume->why, sizeof(stats->why));
+	for (unsigned i = 0; i < LANES; i++) {
+		struct lane *lane = atomic_load_explicit(&volume->lanes[i], memory_order_relaxed);
+
+		if (lane)
+			add_lane(stats, lane);
+	}
+	pthread_mutex_unlock(&volume->lock);
+}
