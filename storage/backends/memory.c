@@ -620,7 +620,7 @@ submit_memory(void *state, struct blk_request *request)
 			provide_zeroes(request);
 			return true;
 		}
-		/* fall through */
+		__attribute__((fallthrough));
 	case BLK_DISCARD:
 		unmap_range(request);
 		return true;
