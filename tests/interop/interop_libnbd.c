@@ -119,6 +119,7 @@ test_block_status(struct nbd_handle *nbd, const char *name)
 {
 	const uint32_t hole = LIBNBD_STATE_HOLE | LIBNBD_STATE_ZERO;
 	struct extents extents = {0};
+	int rc;
 
 	tap_ok(nbd_pwrite(nbd, data, 65536, 8 << 20, 0) == 0 && flags_at(nbd, 8 << 20) == 0,
 		"%s: written is data", name);
@@ -130,10 +131,10 @@ test_block_status(struct nbd_handle *nbd, const char *name)
 			nbd_pread(nbd, have, 65536, 8 << 20, 0) == 0 && !have[0] &&
 			!memcmp(have, have + 1, 65535),
 		"%s: zeroed with NO_HOLE reads as zeroes", name);
-	tap_ok(nbd_block_status(
-		       nbd, SIZE, 0, (nbd_extent_callback){add_extents, &extents, NULL}, 0) == 0 &&
-			extents.covered > 0 && extents.covered <= SIZE,
-		"%s: status of the whole disk: %u extents", name, extents.count);
+	rc = nbd_block_status(nbd, SIZE, 0, (nbd_extent_callback){add_extents, &extents, NULL}, 0);
+	tap_ok(rc == 0 && extents.covered > 0 && extents.covered <= SIZE,
+		"%s: status of the whole disk: %u extents, %llu bytes", name, extents.count,
+		(unsigned long long)extents.covered);
 }
 
 static void
