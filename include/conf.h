@@ -1,6 +1,6 @@
 /*
  * The configuration as plain structs, no parser. Strings are the struct's own. Sizes are bytes. Made by
- * server/config.c from the command line and slabd.yaml; read-only afterwards.
+ * server/config_load.h from the command line and slabd.yaml; read-only afterwards.
  */
 #ifndef SLABD_CONF_H
 #define SLABD_CONF_H
@@ -60,7 +60,7 @@ struct conf {
 	size_t nexports;
 	struct conf_target *targets; /* none: a target per volume */
 	size_t ntargets;
-	char *control; /* NULL: none */
+	char *control; /* "none"; NULL: not given, the default path */
 	unsigned loops;
 	unsigned connections;
 	bool insecure;

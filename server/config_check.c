@@ -1,0 +1,366 @@
+/* What only the whole configuration can tell: names, references, and what does not go together. */
+#include "config.h"
+
+#include <sched.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "address.h"
+#include "block_driver.h"
+#include "check.h"
+#include "config_keys.h"
+#include "config_load.h"
+#include "limits.h"
+#include "words.h"
+
+static const char *
+path_of(char path[80], const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static const char *
+path_of(char path[80], const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(path, 80, format, ap);
+	va_end(ap);
+	return path;
+}
+
+static bool
+is_power_of_two(uint64_t n)
+{
+	return n > 0 && (n & (n - 1)) == 0;
+}
+
+static const struct blk_driver *
+find_driver(const char *name)
+{
+	for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++)
+		if (strcmp((*driver)->name, name) == 0)
+			return *driver;
+	return NULL;
+}
+
+/* The name becomes part of an IQN, and may stand in a path. */
+static bool
+is_volume_name(const char *name)
+{
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789.-";
+	size_t length = strspn(name, letters);
+
+	return name[length] == '\0' && length >= 1 && length <= LIMIT_VOLUME_NAME &&
+	       name[0] != '.' && name[0] != '-';
+}
+
+static void
+check_inquiry_text(
+	struct config *config, size_t index, const char *key, const char *text, size_t most)
+{
+	char path[80];
+	size_t length = 0;
+
+	if (!text)
+		return;
+	while (text[length] >= 0x20 && text[length] <= 0x7e)
+		length++;
+	/* SPC-4 4.4.1: left-aligned ASCII graphic characters. */
+	if (text[length] != '\0' || length > most)
+		config_problem(config, path_of(path, "volumes[%zu].%s", index, key),
+			"volume %s: %s has at most %zu printable ASCII characters",
+			config->conf.volumes[index].name, key, most);
+}
+
+static void
+check_backend(struct config *config, size_t index)
+{
+	const struct conf_volume *volume = &config->conf.volumes[index];
+	const struct blk_driver *driver = volume->backend ? find_driver(volume->backend) : NULL;
+	char path[80], hint[96];
+	struct nearest nearest;
+
+	path_of(path, "volumes[%zu].backend", index);
+	if (!volume->backend) {
+		config_problem(config, path, "volume %s: backend is missing", volume->name);
+	} else if (strcmp(volume->backend, "device") == 0) {
+		config_problem(config, path,
+			"volume %s: backend device: not there yet in this version", volume->name);
+	} else if (!driver) {
+		nearest_init(&nearest, volume->backend);
+		for (const struct blk_driver *const *d = blk_drivers; *d; d++)
+			nearest_try(&nearest, (*d)->name);
+		config_problem(config, path, "volume %s: unknown backend \"%s\"%s", volume->name,
+			volume->backend, nearest_text(&nearest, hint, sizeof(hint)));
+	} else if (strcmp(driver->argument, "path") == 0 && !volume->path) {
+		config_problem(config, path, "volume %s: a %s volume needs a path", volume->name,
+			driver->name);
+	} else if (strcmp(driver->argument, "size") == 0) {
+		if (volume->path)
+			config_problem(config, path_of(path, "volumes[%zu].path", index),
+				"volume %s: a %s volume takes no path", volume->name, driver->name);
+		if (volume->size == 0)
+			config_problem(config, path_of(path, "volumes[%zu].size", index),
+				"volume %s: a %s volume needs a size", volume->name, driver->name);
+	}
+}
+
+static void
+check_blocks(struct config *config, size_t index)
+{
+	struct conf_volume *volume = &config->conf.volumes[index];
+	uint32_t block = volume->block_size;
+	char path[80];
+
+	if (block != 512 && block != 4096) {
+		config_problem(config, path_of(path, "volumes[%zu].block_size", index),
+			"volume %s: block_size is 512 or 4096, not %u", volume->name, block);
+		return;
+	}
+	if (volume->physical_block_size == 0)
+		volume->physical_block_size = block;
+	if (!is_power_of_two(volume->physical_block_size) || volume->physical_block_size < block)
+		config_problem(config, path_of(path, "volumes[%zu].physical_block_size", index),
+			"volume %s: physical_block_size %u is not a power of two times "
+			"block_size %u",
+			volume->name, volume->physical_block_size, block);
+	if (volume->size % block != 0)
+		config_problem(config, path_of(path, "volumes[%zu].size", index),
+			"volume %s: size is not a multiple of block_size %u", volume->name, block);
+}
+
+void
+config_check_volume(struct config *config, size_t index)
+{
+	const struct conf_volume *volume = &config->conf.volumes[index];
+	char path[80];
+
+	path_of(path, "volumes[%zu]", index);
+	if (!is_volume_name(volume->name))
+		config_problem(config, path,
+			"volume %.80s: a name is [a-z0-9][a-z0-9.-]*, at most %d characters",
+			volume->name, LIMIT_VOLUME_NAME);
+	for (size_t i = 0; i < index; i++)
+		if (strcmp(config->conf.volumes[i].name, volume->name) == 0) {
+			config_problem(config, path, "volume %s is defined twice", volume->name);
+			break;
+		}
+	check_backend(config, index);
+	check_blocks(config, index);
+	check_inquiry_text(config, index, "serial", volume->serial, 32);
+	check_inquiry_text(config, index, "vendor", volume->vendor, 8);
+	check_inquiry_text(config, index, "product", volume->product, 16);
+}
+
+static void
+check_reference(struct config *config, const char *path, const char *who, const char *volume)
+{
+	const struct conf *conf = &config->conf;
+	char known[256] = "";
+	struct nearest nearest;
+
+	nearest_init(&nearest, volume);
+	for (size_t i = 0; i < conf->nvolumes; i++) {
+		size_t length = strlen(known);
+
+		if (strcmp(conf->volumes[i].name, volume) == 0)
+			return;
+		nearest_try(&nearest, conf->volumes[i].name);
+		snprintf(known + length, sizeof(known) - length, "%s%s", length ? ", " : "",
+			conf->volumes[i].name);
+	}
+	config_problem(config, path, "%s names volume \"%s\", which is not defined (volumes: %s)",
+		who, volume, known[0] ? known : "none");
+}
+
+static void
+check_export(struct config *config, size_t index)
+{
+	struct conf_export *export = &config->conf.exports[index];
+	char path[80], who[160];
+
+	path_of(path, "nbd.exports[%zu]", index);
+	snprintf(who, sizeof(who), "export \"%.100s\"", export->name);
+	if (strlen(export->name) > LIMIT_NBD_STRING || export->name[0] == '\0')
+		config_problem(
+			config, path, "an export's name has 1 to %d bytes", LIMIT_NBD_STRING);
+	if (export->description && strlen(export->description) > LIMIT_NBD_STRING)
+		config_problem(config, path, "%s: a description has at most %d bytes", who,
+			LIMIT_NBD_STRING);
+	for (size_t i = 0; i < index; i++) {
+		if (strcmp(config->conf.exports[i].name, export->name) == 0)
+			config_problem(config, path, "%s is defined twice", who);
+		if (export->is_default && config->conf.exports[i].is_default)
+			config_problem(config, path_of(path, "nbd.exports[%zu].default", index),
+				"%s is a second default export, after \"%.100s\"", who,
+				config->conf.exports[i].name);
+	}
+	if (export->min_block && !is_power_of_two(export->min_block))
+		config_problem(config, path_of(path, "nbd.exports[%zu].min_block", index),
+			"%s: min_block %u is not a power of two", who, export->min_block);
+	if (!export->volume)
+		export->volume = strdup(export->name);
+	if (!export->volume)
+		config->no_memory = true;
+	else
+		check_reference(config, path_of(path, "nbd.exports[%zu].volume", index), who,
+			export->volume);
+}
+
+/* RFC 7143 4.2.7: an iqn. name has a date and a reversed domain; eui. 16, naa. 16 or 32 hex digits.
+ */
+static bool
+is_target_name(const char *name)
+{
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789.-:";
+	static const char hex[] = "0123456789abcdefABCDEF";
+	size_t length = strlen(name);
+
+	if (length > LIMIT_ISCSI_NAME)
+		return false;
+	if (strncmp(name, "eui.", 4) == 0 || strncmp(name, "naa.", 4) == 0)
+		return strspn(name + 4, hex) == length - 4 &&
+		       (length == 20 || (name[0] == 'n' && length == 36));
+	if (strncmp(name, "iqn.", 4) != 0 || strspn(name, letters) != length || length < 13)
+		return false;
+	for (size_t i = 4; i < 11; i++)
+		if (i == 8 ? name[i] != '-' : name[i] < '0' || name[i] > '9')
+			return false;
+	return name[11] == '.' && name[12] != ':';
+}
+
+static int
+compare_luns(const void *a, const void *b)
+{
+	return (int)((const struct conf_lun *)a)->number -
+	       (int)((const struct conf_lun *)b)->number;
+}
+
+static void
+check_luns(struct config *config, size_t index)
+{
+	struct conf_target *target = &config->conf.targets[index];
+	char path[80], who[320];
+
+	for (size_t i = 0; i < target->nluns; i++) {
+		const struct conf_lun *lun = &target->luns[i];
+
+		path_of(path, "iscsi.targets[%zu].luns[%zu]", index, i);
+		snprintf(who, sizeof(who), "LUN %u of target %.230s", lun->number, target->name);
+		if (lun->number >= LIMIT_SCSI_LUNS)
+			config_problem(config, path, "%s: a LUN's number is 0 to %d", who,
+				LIMIT_SCSI_LUNS - 1);
+		for (size_t j = 0; j < i; j++)
+			if (target->luns[j].number == lun->number)
+				config_problem(config, path, "%s is defined twice", who);
+		if (lun->volume)
+			check_reference(config,
+				path_of(path, "iscsi.targets[%zu].luns[%zu].volume", index, i), who,
+				lun->volume);
+		else
+			config_problem(config, path, "%s: volume is missing", who);
+	}
+}
+
+static void
+check_target(struct config *config, size_t index)
+{
+	const struct conf_target *target = &config->conf.targets[index];
+	char path[80];
+
+	path_of(path, "iscsi.targets[%zu]", index);
+	if (!is_target_name(target->name))
+		config_problem(config, path,
+			"target \"%.100s\": a name is iqn.YYYY-MM.REVERSED.DOMAIN[:ANYTHING] in lower "
+			"case, eui. or naa. with hex digits, at most %d bytes",
+			target->name, LIMIT_ISCSI_NAME);
+	for (size_t i = 0; i < index; i++)
+		if (strcmp(config->conf.targets[i].name, target->name) == 0)
+			config_problem(
+				config, path, "target %.230s is defined twice", target->name);
+	if (target->nluns == 0)
+		config_problem(config, path, "target %.230s has no luns", target->name);
+	check_luns(config, index);
+}
+
+static void
+check_listen(struct config *config, const char *protocol, struct conf_listen *listens, size_t count)
+{
+	struct address address;
+	struct error error;
+	char path[80];
+
+	for (size_t i = 0; i < count; i++) {
+		path_of(path, "%s.listen[%zu].address", protocol, i);
+		if (!listens[i].address)
+			config_problem(config, path, "%s listener: address is missing", protocol);
+		else if (!address_parse(listens[i].address, &address, &error))
+			config_problem(config, path, "%s %s: %s", protocol, listens[i].address,
+				error.text);
+		else if (address.is_unix && strcmp(protocol, "iscsi") == 0)
+			config_problem(config, path, "iscsi %s: iSCSI is served over TCP only",
+				listens[i].address);
+		for (size_t j = 0; listens[i].address && j < i; j++)
+			if (listens[j].address &&
+				strcmp(listens[i].address, listens[j].address) == 0)
+				config_problem(config, path, "%s %s is listed twice", protocol,
+					listens[i].address);
+		path_of(path, "%s.listen[%zu].advertise", protocol, i);
+		if (listens[i].advertise &&
+			(!address_parse(listens[i].advertise, &address, &error) || address.is_unix))
+			config_problem(config, path, "advertise: \"%s\" is not HOST:PORT",
+				listens[i].advertise);
+	}
+}
+
+static void
+default_listen(struct config *config, const char *protocol, const char *address)
+{
+	char path[80];
+
+	if (!config_where(config, path_of(path, "%s.listen", protocol)))
+		config_add_listen(config, protocol, address);
+}
+
+static unsigned
+count_cores(void)
+{
+	cpu_set_t set;
+	int count = 1;
+
+	if (sched_getaffinity(0, sizeof(set), &set) == 0)
+		count = CPU_COUNT(&set);
+	return count < 1 ? 1 : count > LIMIT_LOOPS ? LIMIT_LOOPS : (unsigned)count;
+}
+
+bool
+config_finish(struct config *config)
+{
+	struct conf *conf = &config->conf;
+
+	default_listen(config, "nbd", "127.0.0.1:10809");
+	default_listen(config, "iscsi", "127.0.0.1:3260");
+	if (conf->loops == 0)
+		conf->loops = count_cores();
+	if (conf->nvolumes == 0 && config->nproblems == 0)
+		config_usage(config, "no volumes: name one, as in: slabd disk0=memory:1G");
+	for (size_t i = 0; i < conf->nvolumes; i++)
+		config_check_volume(config, i);
+	for (size_t i = 0; i < conf->nexports; i++)
+		check_export(config, i);
+	for (size_t i = 0; i < conf->ntargets; i++)
+		check_target(config, i);
+	check_listen(config, "nbd", conf->nbd_listen, conf->nnbd_listen);
+	check_listen(config, "iscsi", conf->iscsi_listen, conf->niscsi_listen);
+	if (conf->nnbd_listen + conf->niscsi_listen == 0)
+		config_usage(config,
+			"neither NBD nor iSCSI is served: give --nbd or --iscsi an address");
+	if (conf->nnbd_listen + conf->niscsi_listen > LIMIT_LISTENERS)
+		config_usage(config, "more than %d listeners", LIMIT_LISTENERS);
+	/* Their places are no longer needed; the catalogue wants ascending numbers. */
+	for (size_t i = 0; i < conf->ntargets; i++)
+		if (conf->targets[i].nluns > 0)
+			qsort(conf->targets[i].luns, conf->targets[i].nluns,
+				sizeof(struct conf_lun), compare_luns);
+	return config->nproblems == 0 && !config->no_memory;
+}

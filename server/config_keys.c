@@ -1,0 +1,426 @@
+#include "config.h"
+#include "config_keys.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "limits.h"
+#include "words.h"
+
+#define IN(type, member) .offset = offsetof(struct type, member)
+#define ITEMS(type, member, length)                                 \
+	.kind = KEY_ITEMS, .offset = offsetof(struct type, member), \
+	.count = offsetof(struct type, length)
+
+static const struct config_key volume_keys[] = {
+	{"backend", KEY_TEXT, IN(conf_volume, backend),
+		.help = "What holds the data: memory, file or null."},
+	{"path", KEY_TEXT, IN(conf_volume, path), .help = "The file behind a file volume."},
+	{"size", KEY_SIZE, IN(conf_volume, size), .max = LIMIT_VOLUME_SIZE,
+		.help = "Bytes offered; a multiple of the block size. "
+			"A file that does not exist is created when a size is given."},
+	{"block_size", KEY_SIZE32, IN(conf_volume, block_size), .min = 512, .max = 4096,
+		.fallback = "512", .help = "Logical block size, 512 or 4096."},
+	{"physical_block_size", KEY_SIZE32, IN(conf_volume, physical_block_size), .min = 512,
+		.max = 64 * 1024,
+		.help = "A power of two times the block size, at most 64K. "
+			"Without it: the block size."},
+	{"read_only", KEY_SWITCH, IN(conf_volume, read_only), .fallback = "off",
+		.help = "Refuse every write."},
+	{"removable", KEY_SWITCH, IN(conf_volume, removable), .fallback = "off",
+		.help = "Say over SCSI that the medium can be removed."},
+	{"rotational", KEY_SWITCH, IN(conf_volume, rotational), .fallback = "off",
+		.help = "Say that seeks are slow."},
+	{"serial", KEY_TEXT, IN(conf_volume, serial),
+		.help = "Unit serial number, at most 32 characters. Without it: derived from the name."},
+	{"vendor", KEY_TEXT, IN(conf_volume, vendor),
+		.help = "SCSI vendor identification, at most 8 characters."},
+	{"product", KEY_TEXT, IN(conf_volume, product),
+		.help = "SCSI product identification, at most 16 characters."},
+	{0},
+};
+
+const struct config_section config_volume_section = {"volumes: NAME", "volume", SECTION_NAMED,
+	sizeof(struct conf_volume), offsetof(struct conf_volume, name), NULL, volume_keys};
+
+static const struct config_key nbd_listen_keys[] = {
+	{"address", KEY_TEXT, IN(conf_listen, address),
+		.help = "HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME (abstract)."},
+	{0},
+};
+
+static const struct config_section nbd_listen_section = {"nbd: listen", "NBD listener",
+	SECTION_LISTED, sizeof(struct conf_listen), 0, "address", nbd_listen_keys};
+
+static const struct config_key export_keys[] = {
+	{"volume", KEY_TEXT, IN(conf_export, volume),
+		.help = "The volume behind the export. Without it: the one of the export's name."},
+	{"description", KEY_TEXT, IN(conf_export, description),
+		.help = "A text for clients that list."},
+	{"min_block", KEY_SIZE32, IN(conf_export, min_block), .max = 64 * 1024, .fallback = "0",
+		.help = "Refuse requests that are not aligned to this power of two; "
+			"0 serves any byte range."},
+	{"read_only", KEY_SWITCH, IN(conf_export, read_only), .fallback = "off",
+		.help = "Refuse writes through this export."},
+	{"hidden", KEY_SWITCH, IN(conf_export, hidden), .fallback = "off",
+		.help = "Leave it out when a client lists exports."},
+	{"default", KEY_SWITCH, IN(conf_export, is_default), .fallback = "off",
+		.help = "Answer to the empty export name too; one export at most."},
+	{.name = "tls", .kind = KEY_LATER},
+	{0},
+};
+
+static const struct config_section export_section = {"nbd: exports: NAME", "export", SECTION_NAMED,
+	sizeof(struct conf_export), offsetof(struct conf_export, name), "volume", export_keys};
+
+static const struct config_key nbd_keys[] = {
+	{"listen", ITEMS(conf, nbd_listen, nnbd_listen), .section = &nbd_listen_section,
+		.help = "Where NBD is served; none or an empty list: nowhere. "
+			"Without it: 127.0.0.1:10809."},
+	{"exports", ITEMS(conf, exports, nexports), .section = &export_section,
+		.help = "What is exported. Without it: every volume under its name, "
+			"the first also as the default export."},
+	{0},
+};
+
+static const struct config_section nbd_section = {"nbd", "nbd", SECTION_GROUP, .keys = nbd_keys};
+
+static const struct config_key iscsi_listen_keys[] = {
+	{"address", KEY_TEXT, IN(conf_listen, address), .help = "HOST:PORT or [V6]:PORT."},
+	{"group", KEY_U16, IN(conf_listen, group), .min = 1, .max = 65535, .fallback = "1",
+		.help = "Target portal group tag."},
+	{"advertise", KEY_TEXT, IN(conf_listen, advertise),
+		.help = "HOST:PORT told to initiators instead of the address that they reached."},
+	{0},
+};
+
+static const struct config_section iscsi_listen_section = {"iscsi: listen", "iSCSI listener",
+	SECTION_LISTED, sizeof(struct conf_listen), 0, "address", iscsi_listen_keys};
+
+static const struct config_key lun_keys[] = {
+	{"volume", KEY_TEXT, IN(conf_lun, volume), .help = "The volume behind the logical unit."},
+	{"read_only", KEY_SWITCH, IN(conf_lun, read_only), .fallback = "off",
+		.help = "Refuse writes through this logical unit."},
+	{0},
+};
+
+static const struct config_section lun_section = {"iscsi: targets: IQN: luns: NUMBER", "LUN",
+	SECTION_NUMBERED, sizeof(struct conf_lun), offsetof(struct conf_lun, number), "volume",
+	lun_keys};
+
+static const struct config_key target_keys[] = {
+	{"luns", ITEMS(conf_target, luns, nluns), .section = &lun_section,
+		.help = "The logical units by number, 0 to 255; each a volume's name or a mapping."},
+	{.name = "chap", .kind = KEY_LATER},
+	{.name = "mutual_chap", .kind = KEY_LATER},
+	{.name = "initiators", .kind = KEY_LATER},
+	{0},
+};
+
+static const struct config_section target_section = {"iscsi: targets: IQN", "target", SECTION_NAMED,
+	sizeof(struct conf_target), offsetof(struct conf_target, name), NULL, target_keys};
+
+static const struct config_key iscsi_keys[] = {
+	{"listen", ITEMS(conf, iscsi_listen, niscsi_listen), .section = &iscsi_listen_section,
+		.help = "Where iSCSI is served; none or an empty list: nowhere. "
+			"Without it: 127.0.0.1:3260."},
+	{"targets", ITEMS(conf, targets, ntargets), .section = &target_section,
+		.help = "What initiators find. Without it: for every volume a target "
+			"iqn.2026-11.localhost.slabd:NAME with the volume as LUN 0."},
+	{.name = "chap_algorithms", .kind = KEY_LATER},
+	{.name = "discovery_chap", .kind = KEY_LATER},
+	{0},
+};
+
+static const struct config_section iscsi_section = {
+	"iscsi", "iscsi", SECTION_GROUP, .keys = iscsi_keys};
+
+static const struct config_key limits_keys[] = {
+	{"connections", KEY_NUMBER, IN(conf, connections), .min = 1, .max = LIMIT_CONNECTIONS_MAX,
+		.fallback = "1024",
+		.help = "Connections served at a time, NBD and iSCSI together; "
+			"one more is closed at once."},
+	{0},
+};
+
+static const struct config_section limits_section = {
+	"limits", "limits", SECTION_GROUP, .keys = limits_keys};
+
+static const struct config_key root_keys[] = {
+	{"volumes", ITEMS(conf, volumes, nvolumes), .section = &config_volume_section,
+		.help = "The volumes by name; a name is [a-z0-9][a-z0-9.-]{0,63}."},
+	{"nbd", KEY_GROUP, .section = &nbd_section, .help = "What is served over NBD."},
+	{"iscsi", KEY_GROUP, .section = &iscsi_section, .help = "What is served over iSCSI."},
+	{"limits", KEY_GROUP, .section = &limits_section, .help = "Bounds."},
+	{"control", KEY_TEXT, IN(conf, control),
+		.help = "Path of the control socket, or none. Without it: "
+			"$XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock."},
+	{"loops", KEY_NUMBER, IN(conf, loops), .min = 1, .max = LIMIT_LOOPS,
+		.help = "Event loops, each on a thread of its own. Without it: one per core."},
+	{"insecure", KEY_SWITCH, IN(conf, insecure), .fallback = "off",
+		.help = "Serve beyond loopback although nothing protects the volumes."},
+	{.name = "tls", .kind = KEY_LATER},
+	{.name = "metrics", .kind = KEY_LATER},
+	{.name = "state", .kind = KEY_LATER},
+	{0},
+};
+
+const struct config_section config_root = {"", "configuration", SECTION_GROUP, .keys = root_keys};
+
+const struct config_section *const config_sections[] = {&config_root, &config_volume_section,
+	&nbd_section, &nbd_listen_section, &export_section, &iscsi_section, &iscsi_listen_section,
+	&target_section, &lun_section, &limits_section, NULL};
+
+_Static_assert(LIMIT_CONNECTIONS == 1024, "limits: connections says its default in words");
+
+const struct config_key *
+config_key_find(const struct config_section *section, const char *name)
+{
+	for (const struct config_key *key = section->keys; key->name; key++)
+		if (strcmp(key->name, name) == 0)
+			return key;
+	return NULL;
+}
+
+static void *
+find_member(const struct config_key *key, const void *item)
+{
+	return (char *)(uintptr_t)item + key->offset;
+}
+
+static bool
+set_number(const struct config_key *key, void *member, uint64_t number, const char *text,
+	struct error *error)
+{
+	if (number < key->min || (key->max && number > key->max)) {
+		char least[32], most[32];
+
+		if (key->kind == KEY_SIZE || key->kind == KEY_SIZE32) {
+			size_text(key->min, least, sizeof(least));
+			size_text(key->max, most, sizeof(most));
+		} else {
+			snprintf(least, sizeof(least), "%" PRIu64, key->min);
+			snprintf(most, sizeof(most), "%" PRIu64, key->max);
+		}
+		error_set(error, -ERANGE, "%s is out of range (%s to %s)", text, least, most);
+		return false;
+	}
+	if (key->kind == KEY_SIZE)
+		*(uint64_t *)member = number;
+	else if (key->kind == KEY_SIZE32)
+		*(uint32_t *)member = (uint32_t)number;
+	else if (key->kind == KEY_U16)
+		*(uint16_t *)member = (uint16_t)number;
+	else
+		*(unsigned *)member = (unsigned)number;
+	return true;
+}
+
+static bool
+set_text(char **member, const char *text, struct error *error)
+{
+	char *copy = *text ? strdup(text) : NULL;
+
+	if (!copy) {
+		error_set(error, -EINVAL, *text ? "out of memory" : "must not be empty");
+		return false;
+	}
+	free(*member);
+	*member = copy;
+	return true;
+}
+
+bool
+config_key_set(const struct config_key *key, void *item, const char *text, struct error *error)
+{
+	void *member = find_member(key, item);
+	uint64_t number = 0;
+
+	switch (key->kind) {
+	case KEY_TEXT:
+		return set_text(member, text, error);
+	case KEY_SIZE:
+	case KEY_SIZE32:
+		if (parse_size(text, &number))
+			return set_number(key, member, number, text, error);
+		error_set(error, -EINVAL,
+			"\"%s\" is not a size (give bytes, or a number with K, M, G, T or P)",
+			text);
+		return false;
+	case KEY_U16:
+	case KEY_NUMBER:
+		if (parse_number(text, &number))
+			return set_number(key, member, number, text, error);
+		error_set(error, -EINVAL, "\"%s\" is not a number", text);
+		return false;
+	case KEY_SWITCH:
+		if (parse_switch(text, member))
+			return true;
+		error_set(error, -EINVAL, "\"%s\" is neither on nor off", text);
+		return false;
+	case KEY_LATER:
+		error_set(error, -ENOTSUP, "not there yet in this version");
+		return false;
+	case KEY_GROUP:
+	case KEY_ITEMS:
+		break;
+	}
+	error_set(error, -EINVAL, "takes no plain value");
+	return false;
+}
+
+bool
+config_key_defaults(const struct config_section *section, void *item)
+{
+	for (const struct config_key *key = section->keys; key->name; key++) {
+		if (key->kind == KEY_GROUP && !config_key_defaults(key->section, item))
+			return false;
+		if (key->fallback && !config_key_set(key, item, key->fallback, NULL))
+			return false;
+	}
+	return true;
+}
+
+size_t
+config_item_count(const struct config_key *key, const void *parent)
+{
+	return *(const size_t *)(const void *)((const char *)parent + key->count);
+}
+
+static void
+set_count(const struct config_key *key, void *parent, size_t count)
+{
+	*(size_t *)(void *)((char *)parent + key->count) = count;
+}
+
+void *
+config_item(const struct config_key *key, const void *parent, size_t index)
+{
+	char *items;
+
+	memcpy(&items, find_member(key, parent), sizeof(items));
+	return items + index * key->section->size;
+}
+
+void *
+config_item_add(const struct config_key *key, void *parent)
+{
+	size_t count = config_item_count(key, parent);
+	void *items, *item;
+
+	memcpy(&items, find_member(key, parent), sizeof(items));
+	items = reallocarray(items, count + 1, key->section->size);
+	if (!items)
+		return NULL;
+	memcpy(find_member(key, parent), &items, sizeof(items));
+	item = config_item(key, parent, count);
+	memset(item, 0, key->section->size);
+	set_count(key, parent, count + 1);
+	return config_key_defaults(key->section, item) ? item : NULL;
+}
+
+void
+config_item_clear(const struct config_section *section, void *item)
+{
+	if (section->form == SECTION_NAMED)
+		free(*(char **)(void *)((char *)item + section->id));
+	for (const struct config_key *key = section->keys; key->name; key++) {
+		if (key->kind == KEY_TEXT)
+			free(*(char **)find_member(key, item));
+		else if (key->kind == KEY_GROUP)
+			config_item_clear(key->section, item);
+		else if (key->kind == KEY_ITEMS) {
+			for (size_t i = 0; i < config_item_count(key, item); i++)
+				config_item_clear(key->section, config_item(key, item, i));
+			free(*(void **)find_member(key, item));
+		}
+	}
+}
+
+void
+config_item_remove(const struct config_key *key, void *parent, size_t index)
+{
+	size_t count = config_item_count(key, parent);
+	char *item = config_item(key, parent, index);
+
+	CHECK(index < count);
+	config_item_clear(key->section, item);
+	memmove(item, item + key->section->size, (count - index - 1) * key->section->size);
+	set_count(key, parent, count - 1);
+}
+
+static const char *
+name_kind(const struct config_key *key)
+{
+	switch (key->kind) {
+	case KEY_TEXT:
+		return "text";
+	case KEY_SIZE:
+	case KEY_SIZE32:
+		return "size";
+	case KEY_U16:
+	case KEY_NUMBER:
+		return "number";
+	case KEY_SWITCH:
+		return "on | off";
+	case KEY_ITEMS:
+		return key->section->form == SECTION_LISTED ? "list" : "mapping";
+	case KEY_GROUP:
+	case KEY_LATER:
+		break;
+	}
+	return "mapping";
+}
+
+/* mdoc wants a new sentence on a new line, and lines of at most 80 bytes. */
+static void
+print_help(const char *help, FILE *out)
+{
+	size_t column = 0;
+
+	while (*help) {
+		size_t word = strcspn(help, " ");
+		bool ends = help[word - 1] == '.' && help[word] == ' ';
+
+		if (column + 1 + word > 78) {
+			fputc('\n', out);
+			column = 0;
+		}
+		column += (size_t)fprintf(out, "%s%.*s", column ? " " : "", (int)word, help);
+		if (ends) {
+			fputc('\n', out);
+			column = 0;
+		}
+		help += word + (help[word] == ' ');
+	}
+	fputc('\n', out);
+}
+
+void
+config_keys_manual(const struct config_section *section, FILE *out)
+{
+	bool later = false;
+
+	fprintf(out, ".Bl -tag -width Ds\n");
+	for (const struct config_key *key = section->keys; key->name; key++) {
+		if (key->kind == KEY_LATER) {
+			later = true;
+			continue;
+		}
+		fprintf(out, ".It Ic %s : Ar %s\n", key->name, name_kind(key));
+		print_help(key->help, out);
+		if (key->fallback)
+			fprintf(out, "Default: %s.\n", key->fallback);
+	}
+	fprintf(out, ".El\n");
+	if (!later)
+		return;
+	fprintf(out, ".Pp\nReserved, and refused as not there yet:");
+	for (const struct config_key *key = section->keys; key->name; key++)
+		if (key->kind == KEY_LATER)
+			fprintf(out, "\n.Ic %s", key->name);
+	fprintf(out, " .\n");
+}

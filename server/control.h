@@ -1,0 +1,49 @@
+/*
+ * The control socket: a request is a line of JSON, {"command": NAME, ...}, and so is its answer,
+ * {"result":
+ * ...} or {"error": TEXT}. On the main loop; nothing blocks.
+ */
+#ifndef SLABD_CONTROL_H
+#define SLABD_CONTROL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "conf.h"
+#include "log.h"
+
+/* Binds the socket. A default path that cannot be had is a warning, not an error. `conf` must stay.
+ * 0 or -errno with *error. */
+int control_bind(const struct conf *conf, struct error *error);
+
+/* Answers from now on. 0 or -errno. */
+int control_start(void);
+
+/* No more requests; answers that are on their way are given up. Harmless when it was not bound. */
+void control_stop(void);
+
+/* The path it answers on; NULL: none. */
+const char *control_path(void);
+
+/* Nanoseconds since control_start(). */
+uint64_t control_uptime(void);
+
+/* One who asks. It takes the next request when the one before is answered. */
+struct control_client;
+
+/* control_commands.c: carries out a request; exactly one answer follows, now or later. */
+void control_execute(struct control_client *client, const struct conf *conf, json_t *request);
+
+/* control_volumes.c */
+void control_add(struct control_client *client, const struct conf *conf, json_t *request);
+void control_remove(struct control_client *client, const struct conf *conf, json_t *request);
+/* Ends what removals still wait for. */
+void control_volumes_stop(void);
+
+/* The answer. `result` is taken over; NULL says that there was no memory for it. */
+void control_answer(struct control_client *client, json_t *result);
+void control_refuse(struct control_client *client, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+#endif

@@ -1,0 +1,206 @@
+#include "config.h"
+#include "options.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "config_keys.h"
+#include "words.h"
+
+enum {
+	OPTION_NBD = 256,
+	OPTION_ISCSI,
+	OPTION_CONTROL,
+	OPTION_METRICS,
+	OPTION_INSECURE,
+	OPTION_LOOPS,
+	OPTION_CHECK,
+	OPTION_PRINT,
+	OPTION_VERSION,
+	OPTION_HELP,
+	OPTION_LATER,
+};
+
+static const struct option long_options[] = {
+	{"config", required_argument, NULL, 'c'},
+	{"nbd", required_argument, NULL, OPTION_NBD},
+	{"iscsi", required_argument, NULL, OPTION_ISCSI},
+	{"control", required_argument, NULL, OPTION_CONTROL},
+	{"metrics", required_argument, NULL, OPTION_METRICS},
+	{"insecure", no_argument, NULL, OPTION_INSECURE},
+	{"loops", required_argument, NULL, OPTION_LOOPS},
+	{"check-config", no_argument, NULL, OPTION_CHECK},
+	{"print-config", no_argument, NULL, OPTION_PRINT},
+	{"version", no_argument, NULL, OPTION_VERSION},
+	{"help", no_argument, NULL, OPTION_HELP},
+	{"tls", optional_argument, NULL, OPTION_LATER},
+	{"tls-cert", optional_argument, NULL, OPTION_LATER},
+	{"tls-key", optional_argument, NULL, OPTION_LATER},
+	{"tls-ca", optional_argument, NULL, OPTION_LATER},
+	{"tls-psk", optional_argument, NULL, OPTION_LATER},
+	{"stdio", optional_argument, NULL, OPTION_LATER},
+	{"state", optional_argument, NULL, OPTION_LATER},
+	{0},
+};
+
+void
+options_help(void)
+{
+	fputs("Usage: slabd [OPTION]... [NAME=BACKEND:ARG[,KEY=VALUE]...]...\n"
+	      "Serve volumes over NBD and iSCSI.\n"
+	      "\n"
+	      "Volumes:\n"
+	      "  disk0=memory:1G                  sparse memory, gone at the end\n"
+	      "  web=file:/srv/web.img,size=10G   a file, created when a size is given\n"
+	      "  nil=null:1T                      reads zeroes, forgets what is written\n"
+	      "  KEY: size block_size physical_block_size read_only removable rotational\n"
+	      "       serial vendor product; sizes take K, M, G, T and P\n"
+	      "\n"
+	      "Options:\n"
+	      "  -c, --config FILE   a slabd.yaml(5); the command line adds to it\n"
+	      "      --nbd ADDR      HOST:PORT, [V6]:PORT, unix:PATH or none; may be repeated;\n"
+	      "                      default 127.0.0.1:10809\n"
+	      "      --iscsi ADDR    HOST:PORT, [V6]:PORT or none; may be repeated;\n"
+	      "                      default 127.0.0.1:3260\n"
+	      "      --control PATH  socket for slabctl(8), or none; default\n"
+	      "                      $XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock\n"
+	      "      --insecure      serve beyond this machine although nothing protects the volumes\n"
+	      "      --loops N       event loops; default one per core\n"
+	      "      --check-config  only say what is wrong with the configuration\n"
+	      "      --print-config  only print the configuration that would be used, as YAML\n"
+	      "      --version, --help\n"
+	      "\n"
+	      "Every volume is exported over NBD under its name, the first also as the default\n"
+	      "export, and over iSCSI as iqn.2026-11.localhost.slabd:NAME, LUN 0.\n",
+		stdout);
+}
+
+/* What getopt_long() refused: an unknown option, or one without its argument. */
+static void
+complain(struct config *config, int code, const char *word)
+{
+	struct nearest nearest;
+	char name[64], hint[96];
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(word, "="), word);
+	if (code == ':') {
+		config_usage(config, "%s needs an argument", name);
+		return;
+	}
+	nearest_init(&nearest, name + strspn(name, "-"));
+	for (const struct option *o = long_options; o->name; o++) {
+		if (strcmp(nearest.word, o->name) == 0) {
+			config_usage(config, "%s takes no argument", name);
+			return;
+		}
+		nearest_try(&nearest, o->name);
+	}
+	if (nearest.best)
+		config_usage(config, "unknown option %s (did you mean --%s?)", name, nearest.best);
+	else
+		config_usage(config, "unknown option %s%s", name,
+			nearest_text(&nearest, hint, sizeof(hint)));
+}
+
+static void
+set_root(struct config *config, const char *key, const char *option, const char *text)
+{
+	struct error error;
+
+	if (!config_key_set(config_key_find(&config_root, key), &config->conf, text, &error))
+		config_usage(config, "%s: %s", option, error.text);
+}
+
+static void
+apply(struct config *config, int code, int index, enum options_action *action)
+{
+	switch (code) {
+	case OPTION_NBD:
+		config_add_listen(config, "nbd", optarg);
+		break;
+	case OPTION_ISCSI:
+		config_add_listen(config, "iscsi", optarg);
+		break;
+	case OPTION_CONTROL:
+		set_root(config, "control", "--control", optarg);
+		break;
+	case OPTION_METRICS:
+		if (strcmp(optarg, "none") != 0)
+			config_usage(config, "--metrics: not there yet in this version");
+		break;
+	case OPTION_INSECURE:
+		config->conf.insecure = true;
+		break;
+	case OPTION_LOOPS:
+		set_root(config, "loops", "--loops", optarg);
+		break;
+	case OPTION_CHECK:
+		*action = OPTIONS_CHECK;
+		break;
+	case OPTION_PRINT:
+		*action = OPTIONS_PRINT;
+		break;
+	case OPTION_VERSION:
+		*action = OPTIONS_VERSION;
+		break;
+	case OPTION_HELP:
+		*action = OPTIONS_HELP;
+		break;
+	case OPTION_LATER:
+		config_usage(
+			config, "--%s: not there yet in this version", long_options[index].name);
+		break;
+	}
+}
+
+static const struct option *
+find_long(int code)
+{
+	const struct option *o = long_options;
+
+	while (o->name && o->val != code)
+		o++;
+	return o;
+}
+
+enum options_action
+options_parse(int argc, char **argv, struct config *config)
+{
+	enum options_action action = OPTIONS_SERVE;
+	const char *file = NULL;
+	int code, index = 0;
+
+	/* The file comes first, wherever it is named: the command line adds to it. */
+	opterr = 0;
+	while ((code = getopt_long(argc, argv, ":c:", long_options, NULL)) != -1) {
+		if (code == 'c' && file)
+			config_usage(config, "--config is given twice");
+		else if (code == 'c')
+			file = optarg;
+	}
+	if (file)
+		config_read_file(config, file);
+	optind = 0;
+	while ((code = getopt_long(argc, argv, ":c:", long_options, &index)) != -1) {
+		if (code == '?' && optopt > 0 && optopt < 256) {
+			config_usage(config, "unknown option -%c", optopt);
+		} else if (code == ':' && optopt > 0) {
+			const struct option *o = find_long(optopt);
+
+			if (optopt == 'c')
+				config_usage(config, "--config needs an argument");
+			else
+				config_usage(config, "--%s needs an argument", o->name);
+		} else if (code == '?' || code == ':') {
+			complain(config, code, argv[optind - 1]);
+		} else {
+			apply(config, code, index, &action);
+		}
+	}
+	for (int i = optind; i < argc; i++)
+		config_add_volume(config, argv[i]);
+	return action;
+}

@@ -1,0 +1,136 @@
+#include "config.h"
+#include "reception.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "headcount.h"
+#include "limits.h"
+#include "log.h"
+
+#define WARN_EVERY (10 * SECOND_NS)
+#define PAUSE      SECOND_NS
+
+/* A connection on its way to its loop. */
+struct handed {
+	struct loop_task task;
+	const struct frontend *frontend;
+	const struct portal *portal;
+	struct stream *stream;
+};
+
+static void
+take_handed(struct loop_task *task)
+{
+	struct handed *handed = container_of(task, struct handed, task);
+	struct loop *loop = loop_current();
+
+	headcount_arrived(loop_index(loop));
+	handed->frontend->accept(loop, handed->stream, handed->portal);
+	free(handed);
+}
+
+static void
+hand_over(struct reception *reception, int fd)
+{
+	struct handed *handed = calloc(1, sizeof(*handed));
+	struct stream *stream = handed ? stream_plain_new(fd) : NULL;
+	unsigned index = headcount_least_loop();
+
+	if (!stream) {
+		if (!handed)
+			close(fd);
+		free(handed);
+		return;
+	}
+	headcount_add(stream, index);
+	*handed = (struct handed){.task = {.run = take_handed},
+		.frontend = reception->frontend,
+		.portal = reception->portal,
+		.stream = stream};
+	loop_post(loop_by_index(index), &handed->task);
+}
+
+/* A flood of clients must not become a flood of lines. */
+static void
+warn_refused(struct reception *reception, const char *why)
+{
+	uint64_t now = loop_now(loop_main());
+
+	reception->unreported++;
+	if (reception->warned && now - reception->warned < WARN_EVERY)
+		return;
+	log_warn("%s %s: %u connections refused: %s", reception->frontend->name, reception->name,
+		reception->unreported, why);
+	reception->warned = now;
+	reception->unreported = 0;
+}
+
+static void
+resume_accepting(struct loop_timer *timer)
+{
+	struct reception *reception = container_of(timer, struct reception, pause);
+
+	loop_watch_change(&reception->watch, LOOP_READ);
+}
+
+/* Level-triggered: without a pause the loop would spin on what cannot be accepted. */
+static void
+pause_accepting(struct reception *reception)
+{
+	if (loop_timer_start(loop_main(), &reception->pause, PAUSE, resume_accepting) == 0)
+		loop_watch_change(&reception->watch, 0);
+}
+
+static void
+accept_some(struct loop_watch *watch, unsigned events)
+{
+	struct reception *reception = container_of(watch, struct reception, watch);
+
+	(void)events;
+	for (unsigned i = 0; i < LIMIT_ACCEPTS; i++) {
+		int fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+		if (fd >= 0 && headcount_total() >= reception->connections) {
+			close(fd);
+			warn_refused(reception, "limits: connections is reached");
+		} else if (fd >= 0) {
+			hand_over(reception, fd);
+		} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+			   errno == ENOMEM) {
+			warn_refused(reception, strerror(errno));
+			pause_accepting(reception);
+			return;
+		} else if (errno == EAGAIN || errno == EINVAL) {
+			return;
+		}
+		/* accept(2): anything else is the connection's own error; the next may be good. */
+	}
+}
+
+int
+reception_start(struct reception *reception, int fd, const struct frontend *frontend,
+	const struct portal *portal, const char *name, unsigned connections)
+{
+	int rc;
+
+	*reception = (struct reception){
+		.frontend = frontend, .portal = portal, .name = name, .connections = connections};
+	rc = loop_watch_start(loop_main(), &reception->watch, fd, LOOP_READ, accept_some);
+	reception->started = rc == 0;
+	return rc;
+}
+
+void
+reception_stop(struct reception *reception)
+{
+	if (!reception->started)
+		return;
+	loop_watch_stop(&reception->watch);
+	loop_timer_stop(&reception->pause);
+	reception->started = false;
+}

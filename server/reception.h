@@ -1,0 +1,29 @@
+/* Takes connections from one listening socket and hands each to the loop with fewest. Main loop. */
+#ifndef SLABD_RECEPTION_H
+#define SLABD_RECEPTION_H
+
+#include <stdbool.h>
+
+#include "frontend.h"
+#include "loop.h"
+
+struct reception {
+	struct loop_watch watch;
+	struct loop_timer pause;
+	const struct frontend *frontend;
+	const struct portal *portal;
+	const char *name; /* the address, for warnings */
+	unsigned connections;
+	uint64_t warned;     /* when */
+	unsigned unreported; /* refused since */
+	bool started;
+};
+
+/* Refuses what would be more than `connections`, counted over all receptions. 0 or -errno. */
+int reception_start(struct reception *reception, int fd, const struct frontend *frontend,
+	const struct portal *portal, const char *name, unsigned connections);
+
+/* Harmless when it was not started. */
+void reception_stop(struct reception *reception);
+
+#endif

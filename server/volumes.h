@@ -1,0 +1,50 @@
+/* The open volumes in the order they came. Main thread. */
+#ifndef SLABD_VOLUMES_H
+#define SLABD_VOLUMES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "conf.h"
+#include "log.h"
+#include "volume.h"
+
+struct served_volume {
+	TAILQ_ENTRY(served_volume) link;
+	struct volume *volume; /* one reference */
+	bool added;            /* by control, not by the configuration */
+	/* What a second brought, as of the last sample. */
+	uint64_t reads_rate, writes_rate, read_bytes_rate, write_bytes_rate;
+	uint64_t sampled; /* when; 0: never */
+	uint64_t reads, writes, read_bytes, write_bytes;
+};
+
+TAILQ_HEAD(served_volumes, served_volume);
+
+/* All of them, also those on their way out (volume_going()). */
+struct served_volumes *volumes_list(void);
+
+/* NULL where there is none, or it is going. */
+struct served_volume *volumes_find(const char *name);
+
+/*
+ * Opens every volume of the configuration. When one fails, those before it are closed, files they
+ * created are taken away again, and *error names the volume. 0 or -errno.
+ */
+int volumes_open_all(const struct conf *conf, struct error *error);
+
+/* Opens one more. *error names the volume. 0 or -errno. */
+int volumes_open(const struct conf_volume *conf, bool added, struct served_volume **served,
+	struct error *error);
+
+/* Out of the list; its reference is put. */
+void volumes_drop(struct served_volume *served);
+
+/* All references are put. */
+void volumes_close_all(void);
+
+/* Takes the rates; to be called about once a second. */
+void volumes_sample(uint64_t now);
+
+#endif
