@@ -475,9 +475,10 @@ trim_extents(struct emulation *e)
 {
 	struct blk_request *parent = e->parent;
 	uint64_t skip = parent->offset - e->piece, left = parent->length;
+	unsigned most = parent->flags & BLK_EXTENT_ONE ? 1 : parent->nextents;
 	unsigned n = 0;
 
-	for (unsigned i = 0; i < e->sub.nextents && left; i++) {
+	for (unsigned i = 0; i < e->sub.nextents && left && n < most; i++) {
 		struct blk_extent extent = parent->extents[i];
 		uint64_t cut = min_u64(skip, extent.length);
 

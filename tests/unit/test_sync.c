@@ -1,0 +1,281 @@
+/* storage/sync.c: B6, B7 and oracle O4, with drivers that flush by submit() and by flush(). */
+#include "config.h"
+
+#include "storage_test.h"
+
+#include <errno.h>
+
+#include "volume_script.h"
+
+static unsigned
+count_calls(struct volume_script *s, enum blk_op op)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < volume_script_calls(s); i++)
+		n += volume_script_call(s, i)->op == op;
+	return n;
+}
+
+static struct volume_script *
+open_cached(bool blocking, bool buffered)
+{
+	return volume_script_open(&(struct volume_script_options){
+		.volatile_cache = true, .blocking = blocking, .buffered = buffered});
+}
+
+static void
+fua_is_the_operation_then_a_sync(void **state)
+{
+	const enum blk_op ops[] = {BLK_WRITE, BLK_ZERO, BLK_DISCARD, BLK_COMPARE_WRITE};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(ops); i++) {
+		struct volume_script *s = open_cached(false, false);
+		struct blk_handle *handle = open_handle(volume_script_volume(s));
+		uint8_t data[1024] = {0};
+		struct io io;
+
+		volume_script_hold(s, true);
+		io_submit(&io, handle, ops[i], BLK_FUA, 0, 512, data);
+		assert_int_equal(volume_script_calls(s), 1);
+		volume_script_complete(s, 0, 0);
+		virtual_run_until_idle();
+		assert_int_equal(io.completed, 0);
+		assert_int_equal(volume_script_calls(s), 2);
+		assert_int_equal(volume_script_call(s, 1)->op, BLK_FLUSH);
+		volume_script_complete(s, 1, 0);
+		virtual_run_until_idle();
+		assert_int_equal(io.completed, 1);
+		assert_int_equal(io.blk.rc, 0);
+		blk_close(handle);
+		volume_script_close(s);
+		virtual_run_until_idle();
+	}
+}
+
+static void
+failed_operation_is_not_synced(void **state)
+{
+	struct volume_script *s = open_cached(false, false);
+	struct blk_handle *handle = open_handle(volume_script_volume(s));
+	uint8_t data[512] = {0};
+
+	(void)state;
+	volume_script_fail(s, BLK_WRITE, -EIO, 1);
+	assert_int_equal(do_io(handle, BLK_WRITE, BLK_FUA, 0, 512, data), -EIO);
+	assert_int_equal(count_calls(s, BLK_FLUSH), 0);
+	assert_false(volume_broken(volume_script_volume(s)));
+	assert_int_equal(do_io(handle, BLK_READ, BLK_FUA, 0, 512, data), 0);
+	assert_int_equal(count_calls(s, BLK_FLUSH), 0);
+	blk_close(handle);
+	volume_script_close(s);
+}
+
+static void
+without_a_cache_nothing_is_synced(void **state)
+{
+	struct volume_script *s = volume_script_open(&(struct volume_script_options){0});
+	struct blk_handle *handle = open_handle(volume_script_volume(s));
+	uint8_t data[512] = {0};
+
+	(void)state;
+	assert_int_equal(do_io(handle, BLK_FLUSH, 0, 0, 0, NULL), 0);
+	assert_int_equal(do_io(handle, BLK_WRITE, BLK_FUA, 0, 512, data), 0);
+	assert_int_equal(count_calls(s, BLK_FLUSH), 0);
+	blk_close(handle);
+	volume_script_close(s);
+}
+
+/* One in the driver; all who come meanwhile, from any loop, share the next. */
+static void
+flushes_share_the_next_sync(void **state)
+{
+	struct volume_script *s = open_cached(false, false);
+	struct blk_handle *handle[2];
+	struct io first, later[6];
+
+	(void)state;
+	volume_script_hold(s, true);
+	for (unsigned i = 0; i < 2; i++) {
+		virtual_as(loop_by_index(i));
+		handle[i] = open_handle(volume_script_volume(s));
+	}
+	virtual_as(loop_by_index(0));
+	io_submit(&first, handle[0], BLK_FLUSH, 0, 0, 0, NULL);
+	virtual_run_until_idle();
+	assert_int_equal(volume_script_calls(s), 1);
+	for (unsigned i = 0; i < 6; i++) {
+		virtual_as(loop_by_index(1 - i % 2));
+		io_submit(&later[i], handle[1 - i % 2], BLK_FLUSH, 0, 0, 0, NULL);
+	}
+	virtual_run_until_idle();
+	assert_int_equal(volume_script_calls(s), 1);
+	volume_script_complete(s, 0, 0);
+	virtual_run_until_idle();
+	assert_int_equal(first.completed, 1);
+	/* What came after the first sync began is not covered by it (B6). */
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(later[i].completed, 0);
+	assert_int_equal(volume_script_calls(s), 2);
+	volume_script_complete(s, 1, 0);
+	virtual_run_until_idle();
+	for (unsigned i = 0; i < 6; i++) {
+		assert_int_equal(later[i].completed, 1);
+		assert_int_equal(later[i].blk.rc, 0);
+		assert_ptr_equal(later[i].on, loop_by_index(1 - i % 2));
+	}
+	assert_int_equal(volume_script_calls(s), 2);
+	for (unsigned i = 0; i < 2; i++) {
+		virtual_as(loop_by_index(i));
+		blk_close(handle[i]);
+	}
+	virtual_as(loop_by_index(0));
+	volume_script_close(s);
+}
+
+static void
+check_broken(struct blk_handle *handle, bool buffered)
+{
+	uint8_t data[1024] = {0};
+	struct blk_extent extent;
+	unsigned one = 1;
+
+	for (unsigned again = 0; again < 2; again++) {
+		assert_int_equal(do_io(handle, BLK_FLUSH, 0, 0, 0, NULL), -EIO);
+		assert_int_equal(do_io(handle, BLK_WRITE, 0, 0, 512, data), -EIO);
+		assert_int_equal(do_io(handle, BLK_WRITE, BLK_FUA, 0, 512, data), -EIO);
+		assert_int_equal(do_io(handle, BLK_ZERO, 0, 0, 512, NULL), -EIO);
+		assert_int_equal(do_io(handle, BLK_DISCARD, 0, 0, 512, NULL), -EIO);
+		assert_int_equal(do_io(handle, BLK_COMPARE_WRITE, 0, 0, 512, data), -EIO);
+		assert_int_equal(do_io(handle, BLK_READ, 0, 0, 512, data), buffered ? -EIO : 0);
+		assert_int_equal(do_extents(handle, 0, 0, 512, &extent, &one), buffered ? -EIO : 0);
+	}
+	assert_false(blk_inline(handle));
+}
+
+static void
+failed_sync_breaks_the_volume_for_all(void **state)
+{
+	(void)state;
+	for (unsigned variant = 0; variant < 8; variant++) {
+		bool blocking = variant & 1, buffered = variant & 2, fua = variant & 4;
+		struct volume_script *s = open_cached(blocking, buffered);
+		struct blk_handle *handle[2];
+		struct volume_stats *stats;
+		uint8_t data[512] = {0};
+
+		for (unsigned i = 0; i < 2; i++) {
+			virtual_as(loop_by_index(i));
+			handle[i] = open_handle(volume_script_volume(s));
+		}
+		virtual_as(loop_by_index(0));
+		assert_int_equal(do_io(handle[0], BLK_WRITE, 0, 0, 512, data), 0);
+		volume_script_fail(s, BLK_FLUSH, -EIO, 1);
+		assert_int_equal(fua ? do_io(handle[0], BLK_WRITE, BLK_FUA, 0, 512, data)
+				     : do_io(handle[0], BLK_FLUSH, 0, 0, 0, NULL),
+			-EIO);
+		assert_true(volume_broken(volume_script_volume(s)));
+		/* The driver would say success now (promises section 3): nobody asks it. */
+		volume_script_forget(s);
+		for (unsigned i = 0; i < 2; i++) {
+			virtual_as(loop_by_index(i));
+			check_broken(handle[i], buffered);
+		}
+		assert_int_equal(count_calls(s, BLK_FLUSH) + count_calls(s, BLK_WRITE), 0);
+		stats = get_stats(volume_script_volume(s));
+		assert_true(stats->broken);
+		assert_memory_equal(stats->why, "flush failed with EIO at 2", 26);
+		for (unsigned i = 0; i < 2; i++) {
+			virtual_as(loop_by_index(i));
+			blk_close(handle[i]);
+		}
+		virtual_as(loop_by_index(0));
+		volume_script_close(s);
+		virtual_run_until_idle();
+	}
+}
+
+static void
+enospc_on_sync_is_said_once(void **state)
+{
+	struct volume_script *s = open_cached(true, true);
+	struct blk_handle *handle = open_handle(volume_script_volume(s));
+
+	(void)state;
+	volume_script_fail(s, BLK_FLUSH, -ENOSPC, 1);
+	assert_int_equal(do_io(handle, BLK_FLUSH, 0, 0, 0, NULL), -ENOSPC);
+	assert_int_equal(do_io(handle, BLK_FLUSH, 0, 0, 0, NULL), -EIO);
+	blk_close(handle);
+	volume_script_close(s);
+}
+
+static void
+interrupted_sync_is_tried_again(void **state)
+{
+	struct volume_script *s = open_cached(true, true);
+	struct blk_handle *handle = open_handle(volume_script_volume(s));
+
+	(void)state;
+	volume_script_fail(s, BLK_FLUSH, -EINTR, 3);
+	assert_int_equal(do_io(handle, BLK_FLUSH, 0, 0, 0, NULL), 0);
+	assert_int_equal(count_calls(s, BLK_FLUSH), 4);
+	blk_close(handle);
+	volume_script_close(s);
+}
+
+/* Two flushes on two loops: the first fails, and the one that waited is not made a success. */
+static void
+who_waits_behind_a_failure_fails(void **state)
+{
+	struct volume_script *s = open_cached(false, false);
+	struct blk_handle *handle[2];
+	uint8_t data[512] = {0};
+	struct io io[2], write;
+
+	(void)state;
+	volume_script_hold(s, true);
+	for (unsigned i = 0; i < 2; i++) {
+		virtual_as(loop_by_index(i));
+		handle[i] = open_handle(volume_script_volume(s));
+		io_submit(&io[i], handle[i], BLK_FLUSH, 0, 0, 0, NULL);
+	}
+	io_submit(&write, handle[1], BLK_WRITE, 0, 0, 512, data);
+	virtual_run_until_idle();
+	assert_int_equal(count_calls(s, BLK_FLUSH), 1);
+	for (unsigned i = 0; i < volume_script_calls(s); i++)
+		if (volume_script_call(s, i)->op == BLK_FLUSH)
+			volume_script_complete(s, i, -EIO);
+	virtual_run_until_idle();
+	volume_script_complete_all(s, 0);
+	virtual_run_until_idle();
+	assert_int_equal(io[0].blk.rc, -EIO);
+	assert_int_equal(io[1].completed, 1);
+	assert_int_equal(io[1].blk.rc, -EIO);
+	assert_int_equal(count_calls(s, BLK_FLUSH), 1);
+	/* The latch is looked at last: also for a write that was in flight. */
+	assert_int_equal(write.blk.rc, -EIO);
+	for (unsigned i = 0; i < 2; i++) {
+		virtual_as(loop_by_index(i));
+		blk_close(handle[i]);
+	}
+	virtual_as(loop_by_index(0));
+	volume_script_close(s);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_teardown(fua_is_the_operation_then_a_sync, settle),
+		cmocka_unit_test_teardown(failed_operation_is_not_synced, settle),
+		cmocka_unit_test_teardown(without_a_cache_nothing_is_synced, settle),
+		cmocka_unit_test_teardown(flushes_share_the_next_sync, settle),
+		cmocka_unit_test_teardown(failed_sync_breaks_the_volume_for_all, settle),
+		cmocka_unit_test_teardown(enospc_on_sync_is_said_once, settle),
+		cmocka_unit_test_teardown(interrupted_sync_is_tried_again, settle),
+		cmocka_unit_test_teardown(who_waits_behind_a_failure_fails, settle),
+	};
+
+	return cmocka_run_group_tests_name("sync", tests, setup_loops, teardown_loops);
+}
