@@ -574,6 +574,7 @@ accept_stream(struct loop *loop, struct stream *stream, const struct portal *por
 		.stream = stream,
 		.phase = NBD_CLIENT_FLAGS,
 		.watched = STREAM_READABLE,
+		.fresh = true,
 		.flush.run = on_flush,
 		.resume.run = on_resume,
 		.reap.run = on_reap,
