@@ -17,6 +17,7 @@
 
 #include "check.h"
 #include "limits.h"
+#include "log.h"
 #include "slab.h"
 
 #define LOOP_LAST_MAX 1024 /* turns that a loop which ends may still need */
@@ -653,6 +654,14 @@ fail:
 	return -ENOMEM;
 }
 
+/* What libevent complains of is an error code here too, logged by whoever handles it. */
+static void
+log_libevent(int severity, const char *text)
+{
+	(void)severity;
+	log_debug("libevent: %s", text);
+}
+
 static int
 make_caches(void)
 {
@@ -676,6 +685,7 @@ loops_start(unsigned count)
 	int rc;
 
 	CHECK(!loops[0] && count <= LIMIT_LOOPS);
+	event_set_log_callback(log_libevent);
 	rc = make_caches();
 	if (rc)
 		return rc;

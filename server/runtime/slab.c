@@ -21,7 +21,9 @@
 #include "slab_asan.h"
 #include "slab_space.h"
 
-#define DEPOT_MAX   8 /* full magazines; more go back to their slabs */
+#define DEPOT_MAX   8                          /* full magazines, */
+#define DEPOT_BYTES (2 * LIMIT_MAGAZINE_BYTES) /* and bytes in them: more go back to their slabs \
+						*/
 #define POISON_FREE 0x6b
 #define POISON_NEW  0x5a
 
@@ -44,6 +46,7 @@ struct slab_local {
 
 struct slab_cache {
 	unsigned capacity;      /* of a magazine; 0: none are used */
+	unsigned depot_max;     /* full magazines */
 	_Atomic unsigned debug; /* DEBUG_* */
 	LIST_ENTRY(slab_cache) link;
 	size_t object_size, align;
@@ -184,7 +187,7 @@ make_room(struct slab_cache *cache, struct slab_local *local)
 	struct magazine *empty = NULL;
 
 	pthread_mutex_lock(&cache->lock);
-	if (cache->nfull < DEPOT_MAX) {
+	if (cache->nfull < cache->depot_max) {
 		empty = SLIST_FIRST(&cache->empty);
 		if (empty)
 			SLIST_REMOVE_HEAD(&cache->empty, link);
@@ -342,6 +345,10 @@ slab_cache_new(const char *name, size_t object_size, size_t align, unsigned flag
 	cache->align = align ? align : 16;
 	if (!(flags & SLAB_CHUNKS))
 		cache->capacity = (unsigned)min_size(capacity, LIMIT_MAGAZINE_OBJECTS);
+	cache->depot_max =
+		cache->capacity ? (unsigned)min_size(
+					  DEPOT_BYTES / (cache->capacity * object_size), DEPOT_MAX)
+				: 0;
 	/* 8: what AddressSanitizer can tell apart. */
 	if (slab_space_init(&cache->space, object_size, cache->align < 8 ? 8 : cache->align,
 		    flags & SLAB_CHUNKS, ctor)) {
