@@ -54,7 +54,8 @@ send_with_buffer(struct nbd_request *request, size_t length)
 	const struct iobuf *buffer = &request->buffer;
 
 	if (buffer->niov < ARRAY_SIZE(request->iov)) {
-		memcpy(request->iov + 1, buffer->iov, buffer->niov * sizeof(*buffer->iov));
+		for (unsigned i = 0; i < buffer->niov; i++)
+			request->iov[1 + i] = buffer->iov[i];
 		send_reply(request, length, buffer->niov);
 		return;
 	}

@@ -43,7 +43,8 @@ publish_exports(struct volume *volume)
 void
 peer_start(struct peer *peer, const struct volume_script_options *options)
 {
-	struct volume_script_options all = {.volatile_cache = true};
+	/* Held requests are not carried out inline. */
+	struct volume_script_options all = {.volatile_cache = true, .not_inline = true};
 
 	if (options)
 		all = *options;

@@ -41,7 +41,7 @@ struct peer {
 };
 
 /*
- * One loop, caches, catalogue and volume (options NULL: a volatile cache and all operations); and
+ * One loop, caches, catalogue and volume (options NULL: a volatile cache, not inline); and
  * the end of them all, with nothing left over.
  */
 void peer_start(struct peer *peer, const struct volume_script_options *options);

@@ -664,13 +664,12 @@ take_answers(struct answer *answers, unsigned count)
 
 /* A mix of requests cut into two reads at every byte, and into single bytes. */
 static void
-test_split_everywhere(void **state)
+split_everywhere(void)
 {
 	static struct answer whole[7], cut[7];
 	uint8_t requests[2048];
 	size_t length = SIZE_MAX;
 
-	(void)state;
 	for (size_t at = 0; at <= length; at++) {
 		peer_go(&peer, "disk0", true);
 		memset(peer_data(&peer), 0, 8192);
@@ -699,6 +698,15 @@ test_split_everywhere(void **state)
 	}
 	for (size_t i = 1; i < ARRAY_SIZE(whole); i++)
 		assert_true(whole[i].length);
+}
+
+static void
+test_split_everywhere(void **state)
+{
+	(void)state;
+	split_everywhere();
+	restart(&(struct volume_script_options){.volatile_cache = true});
+	split_everywhere();
 }
 
 /* What one read brought is answered in one write. */
