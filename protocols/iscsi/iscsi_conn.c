@@ -1,0 +1,377 @@
+#include "config.h"
+
+#include "iscsi/iscsi.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "catalogue.h"
+#include "check.h"
+#include "log.h"
+
+/*
+ * Life of a connection. RFC 7143 8.1.2, the target's side; a row is a transition of the RFC. Events
+ * that are in no row of their state are a peer that does the impossible: its connection is lost.
+ */
+static const struct transition {
+	enum iscsi_state from;
+	enum iscsi_event event;
+	enum iscsi_state to;
+	const char *rfc;
+} transitions[] = {
+	{CONN_XPT_UP, EVENT_LOGIN_REQUEST, CONN_IN_LOGIN, "T4"},
+	{CONN_XPT_UP, EVENT_LOGIN_FAILED, CONN_FREE, "T6"},
+	{CONN_XPT_UP, EVENT_LOST, CONN_FREE, "T6"},
+	{CONN_IN_LOGIN, EVENT_LOGIN_DONE, CONN_LOGGED_IN, "T5"},
+	{CONN_IN_LOGIN, EVENT_LOGIN_FAILED, CONN_FREE, "T7"},
+	{CONN_IN_LOGIN, EVENT_LOST, CONN_FREE, "T7"},
+	{CONN_IN_LOGIN, EVENT_REINSTATED, CONN_FREE, "T7"},
+	{CONN_LOGGED_IN, EVENT_REINSTATED, CONN_FREE, "T8"},
+	{CONN_LOGGED_IN, EVENT_LOGOUT_REQUEST, CONN_IN_LOGOUT, "T9"},
+	{CONN_IN_LOGOUT, EVENT_LOGOUT_DONE, CONN_FREE, "T13"},
+	{CONN_IN_LOGOUT, EVENT_REINSTATED, CONN_FREE, "T13"},
+	{CONN_LOGGED_IN, EVENT_LOST, CONN_CLEANUP_WAIT, "T15"},
+	{CONN_IN_LOGOUT, EVENT_LOST, CONN_CLEANUP_WAIT, "T17"},
+};
+
+void
+iscsi_conn_event(struct iscsi_conn *conn, enum iscsi_event event)
+{
+	const struct transition *row;
+
+	for (row = transitions; row < transitions + ARRAY_SIZE(transitions); row++) {
+		if (row->from == conn->state && row->event == event) {
+			conn->state = row->to;
+			return;
+		}
+	}
+	if (!conn->dying)
+		iscsi_conn_die(conn, "impossible request in this state");
+}
+
+bool
+iscsi_conn_choked(const struct iscsi_conn *conn)
+{
+	return conn->replies >= LIMIT_ISCSI_REPLIES;
+}
+
+/* Wants from the stream what can be served now. */
+static void
+watch_stream(struct iscsi_conn *conn)
+{
+	unsigned events = 0;
+	int rc;
+
+	if (conn->dying)
+		return;
+	if (!conn->closing && !conn->rx.blocked && !conn->rx.left && !iscsi_conn_choked(conn))
+		events |= STREAM_READABLE;
+	if (conn->output_full)
+		events |= STREAM_WRITABLE;
+	if (events == conn->watched)
+		return;
+	rc = stream_watch(conn->stream, events);
+	if (rc) {
+		iscsi_conn_die(conn, "cannot watch the socket");
+		return;
+	}
+	conn->watched = events;
+}
+
+/* Keeps what was received and cannot be taken now. */
+static void
+keep_left(struct iscsi_conn *conn, const uint8_t *data, size_t length)
+{
+	struct iscsi_rx *rx = &conn->rx;
+
+	if (conn->dying || conn->closing || length == 0)
+		return;
+	rx->left = slab_alloc(iscsi_caches.left);
+	if (!rx->left) {
+		iscsi_conn_die(conn, "out of memory");
+		return;
+	}
+	memcpy(rx->left, data, length);
+	rx->left_at = 0;
+	rx->left_length = length;
+}
+
+void
+iscsi_conn_resume(struct iscsi_conn *conn)
+{
+	struct iscsi_rx *rx = &conn->rx;
+
+	if (conn->dying)
+		return;
+	if (rx->started)
+		rx->started = loop_now(conn->loop); /* its deadline stood still */
+	if (rx->left) {
+		rx->left_at +=
+			iscsi_rx_feed(conn, rx->left + rx->left_at, rx->left_length - rx->left_at);
+		if (conn->dying)
+			return;
+		if (rx->left_at == rx->left_length || conn->closing) {
+			slab_free(iscsi_caches.left, rx->left);
+			rx->left = NULL;
+		}
+	} else {
+		iscsi_rx_feed(conn, NULL, 0); /* a PDU whose data was complete may be due */
+	}
+	watch_stream(conn);
+}
+
+static void
+read_stream(struct iscsi_conn *conn)
+{
+	struct iovec iov[LIMIT_IOBUF_PIECES + 1];
+	uint8_t *buffer = loop_buffer(conn->loop);
+	unsigned n = iscsi_rx_direct(&conn->rx, iov, LIMIT_IOBUF_PIECES);
+	size_t direct = n ? conn->rx.data_left : 0;
+	size_t part, taken;
+	ssize_t got;
+
+	iov[n].iov_base = buffer;
+	iov[n++].iov_len = LIMIT_RECV_BUFFER;
+	got = stream_read(conn->stream, iov, n);
+	if (got == -EAGAIN)
+		return;
+	if (got <= 0) {
+		iscsi_conn_die(conn, NULL);
+		return;
+	}
+	part = min_size((size_t)got, direct);
+	if (part)
+		iscsi_rx_directed(conn, part);
+	taken = iscsi_rx_feed(conn, buffer, (size_t)got - part);
+	keep_left(conn, buffer + taken, (size_t)got - part - taken);
+	watch_stream(conn);
+}
+
+static void
+flush_output(struct iscsi_conn *conn)
+{
+	bool choked = iscsi_conn_choked(conn);
+	int rc;
+
+	if (conn->dying) {
+		iscsi_conn_settle(conn);
+		return;
+	}
+	rc = send_queue_flush(&conn->queue);
+	if (rc && rc != -EAGAIN) {
+		iscsi_conn_die(conn, NULL);
+		return;
+	}
+	conn->output_full = rc == -EAGAIN;
+	if (choked && !iscsi_conn_choked(conn))
+		iscsi_conn_resume(conn);
+	watch_stream(conn);
+	iscsi_conn_settle(conn);
+}
+
+/* Before the loop sleeps: everything queued in this turn goes with one write. */
+static void
+run_flush(struct loop_task *task)
+{
+	flush_output(container_of(task, struct iscsi_conn, flush));
+}
+
+static void
+on_ready(struct stream *stream, unsigned events)
+{
+	struct iscsi_conn *conn = stream->owner;
+
+	if ((events & STREAM_WRITABLE) && conn->output_full)
+		flush_output(conn);
+	if ((events & STREAM_READABLE) && !conn->dying && (conn->watched & STREAM_READABLE))
+		read_stream(conn);
+}
+
+void
+iscsi_conn_send(struct iscsi_conn *conn, struct send_item *item)
+{
+	if (conn->dying) {
+		item->sent(item, -ESHUTDOWN);
+		return;
+	}
+	send_queue_push(&conn->queue, item);
+	if (!conn->flush.queued && !conn->output_full)
+		loop_before_sleep(conn->loop, &conn->flush);
+}
+
+static void
+sweep_conn(struct iscsi_conn *conn, uint64_t now)
+{
+	struct iscsi_task *task;
+
+	if (conn->dying)
+		return;
+	/* R05. A PDU has 30 s, and 10 s more for each 64 KiB of it. */
+	if (conn->state != CONN_LOGGED_IN && conn->state != CONN_IN_LOGOUT && !conn->closing) {
+		if (now - conn->since > LIMIT_ISCSI_LOGIN) {
+			iscsi_conn_event(conn, EVENT_LOGIN_FAILED);
+			iscsi_conn_die(conn, "login took too long");
+			return;
+		}
+	}
+	if (conn->rx.started && !conn->rx.blocked && !conn->rx.left && !conn->closing &&
+		now - conn->rx.started > LIMIT_PARTIAL_IDLE + (uint64_t)conn->rx.data_length /
+								      (64 * KIB) * 10 * SECOND_NS) {
+		iscsi_conn_die(conn, "a PDU took too long to arrive");
+		return;
+	}
+	if (!send_queue_empty(&conn->queue) && now - conn->queue.progress_ns > LIMIT_OUTPUT_STALL) {
+		iscsi_conn_die(conn, "does not take what it asked for");
+		return;
+	}
+	if (!conn->session || conn->rx.blocked)
+		return;
+	TAILQ_FOREACH(task, &conn->session->tasks, link) {
+		if (task->state == TASK_COLLECT && task->reserved &&
+			(task->solicited || task->unsolicited) &&
+			now - task->progress > LIMIT_PARTIAL_IDLE) {
+			iscsi_conn_die(conn, "the data of a write does not come");
+			return;
+		}
+	}
+	iscsi_tmf_sweep(conn->session, now);
+}
+
+static void
+run_sweep(struct loop_sweep *sweep, uint64_t now)
+{
+	struct iscsi_loop *home = container_of(sweep, struct iscsi_loop, sweep);
+	struct iscsi_conn *conn;
+
+	TAILQ_FOREACH(conn, &home->conns, link)
+		sweep_conn(conn, now);
+}
+
+/* The one place where connections and sessions are freed. */
+static void
+run_reap(struct loop_task *task)
+{
+	struct iscsi_conn *conn = container_of(task, struct iscsi_conn, reap);
+	struct iscsi_loop *home = conn->home;
+
+	if (conn->session && !iscsi_session_leave(conn->session))
+		return; /* what is posted settles it again */
+	if (conn->session)
+		iscsi_session_free(conn->session);
+	TAILQ_REMOVE(&home->conns, conn, link);
+	if (--home->count == 0)
+		loop_sweep_remove(conn->loop, &home->sweep);
+	slab_free(iscsi_caches.conn, conn);
+}
+
+void
+iscsi_conn_settle(struct iscsi_conn *conn)
+{
+	unsigned tasks = conn->session ? conn->session->ntasks : 0;
+
+	if (conn->dying) {
+		if (tasks == 0 && !conn->flush.queued && !conn->reap.queued)
+			loop_reap(conn->loop, &conn->reap);
+		return;
+	}
+	if (tasks > 0)
+		return;
+	if (conn->logout) {
+		conn->logout = false;
+		iscsi_logout_answer(conn);
+	} else if (conn->closing && send_queue_empty(&conn->queue)) {
+		iscsi_conn_die(conn, NULL);
+	}
+}
+
+void
+iscsi_conn_close(struct iscsi_conn *conn)
+{
+	if (conn->dying || conn->closing)
+		return;
+	conn->closing = true;
+	if (conn->session) {
+		iscsi_tasks_abort(conn->session, false);
+		iscsi_held_drop(conn->session);
+	}
+	watch_stream(conn);
+	/* Nobody may be deep in this connection's functions when it dies: the flush settles. */
+	if (!conn->dying && !conn->flush.queued && !conn->output_full)
+		loop_before_sleep(conn->loop, &conn->flush);
+}
+
+void
+iscsi_conn_die(struct iscsi_conn *conn, const char *why)
+{
+	if (conn->dying)
+		return;
+	if (why)
+		log_info("iscsi %s: connection closed: %s", conn->peer, why);
+	conn->dying = true;
+	if (conn->state != CONN_FREE)
+		iscsi_conn_event(conn, conn->closing && conn->state == CONN_IN_LOGOUT
+					       ? EVENT_LOGOUT_DONE
+					       : EVENT_LOST);
+	send_queue_drop(&conn->queue, -ECONNRESET);
+	iscsi_rx_close(conn);
+	iscsi_exchange_close(&conn->exchange);
+	iscsi_login_free(conn);
+	if (conn->session) {
+		iscsi_tmf_drop(conn->session);
+		iscsi_tasks_abort(conn->session, true);
+		iscsi_held_drop(conn->session);
+	}
+	stream_close(conn->stream);
+	conn->stream = NULL;
+	iscsi_conn_settle(conn);
+}
+
+static struct iscsi_loop loops[LIMIT_LOOPS + 1];
+
+struct iscsi_loop *
+iscsi_loop_of(struct loop *loop)
+{
+	struct iscsi_loop *home = &loops[loop_index(loop)];
+
+	if (!home->conns.tqh_last)
+		TAILQ_INIT(&home->conns);
+	return home;
+}
+
+void
+iscsi_conn_accept(struct loop *loop, struct stream *stream, const struct portal *portal)
+{
+	struct iscsi_loop *home = iscsi_loop_of(loop);
+	struct iscsi_conn *conn = home->draining ? NULL : slab_alloc(iscsi_caches.conn);
+
+	if (!conn) {
+		stream_close(stream);
+		return;
+	}
+	memset(conn, 0, sizeof(*conn));
+	conn->home = home;
+	conn->loop = loop;
+	conn->stream = stream;
+	conn->portal = portal;
+	conn->id = frontend_next_id();
+	conn->since = loop_now(loop);
+	conn->state = CONN_XPT_UP; /* T3 */
+	conn->flush.run = run_flush;
+	conn->reap.run = run_reap;
+	conn->max_recv = 8192;
+	snprintf(conn->peer, sizeof(conn->peer), "%s", stream_peer(stream));
+	iscsi_rx_init(&conn->rx);
+	if (stream_attach(stream, loop, on_ready, conn) != 0) {
+		stream_close(stream);
+		slab_free(iscsi_caches.conn, conn);
+		return;
+	}
+	conn->watched = STREAM_READABLE;
+	send_queue_init(&conn->queue, stream);
+	TAILQ_INSERT_TAIL(&home->conns, conn, link);
+	if (home->count++ == 0) {
+		home->sweep.sweep = run_sweep;
+		loop_sweep_add(loop, &home->sweep);
+	}
+}

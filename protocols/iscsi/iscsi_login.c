@@ -1,0 +1,393 @@
+#include "config.h"
+
+#include "iscsi/iscsi.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "catalogue.h"
+#include "check.h"
+#include "log.h"
+
+/* The login phase: RFC 7143 section 6.3, PDUs in 11.12 and 11.13. No authentication yet
+ * (AuthMethod=None). */
+
+static uint16_t
+portal_group(const struct iscsi_conn *conn)
+{
+	return conn->portal ? conn->portal->group : 1;
+}
+
+void
+iscsi_login_free(struct iscsi_conn *conn)
+{
+	struct iscsi_login *login = conn->login;
+
+	if (!login)
+		return;
+	conn->login = NULL;
+	if (login->text)
+		slab_free(iscsi_caches.text, login->text);
+	if (login->answer)
+		slab_free(iscsi_caches.text, login->answer);
+	slab_free(iscsi_caches.login, login);
+}
+
+static const char *
+describe_status(uint16_t status)
+{
+	switch (status) {
+	case ISCSI_LOGIN_AUTHENTICATION:
+		return "offers no authentication method that is accepted here";
+	case ISCSI_LOGIN_NOT_FOUND:
+		return "no such target";
+	case ISCSI_LOGIN_VERSION:
+		return "protocol version";
+	case ISCSI_LOGIN_CONNECTIONS:
+		return "too many connections in the session";
+	case ISCSI_LOGIN_MISSING:
+		return "initiator or target name is missing";
+	case ISCSI_LOGIN_NOT_INCLUDED:
+		return "connection reinstatement";
+	case ISCSI_LOGIN_TYPE:
+		return "session type";
+	case ISCSI_LOGIN_NO_SESSION:
+		return "no such session";
+	case ISCSI_LOGIN_REQUEST_TYPE:
+		return "request that is not a Login";
+	case ISCSI_LOGIN_RESOURCES:
+		return "out of resources";
+	default:
+		return "malformed login";
+	}
+}
+
+/* A Login Response (11.13) to the request in `bhs`; numbers from the request while there is no
+ * session. */
+static struct iscsi_reply *
+new_response(struct iscsi_conn *conn, const uint8_t *bhs, uint16_t status)
+{
+	struct iscsi_reply *reply;
+
+	reply = iscsi_reply_new(conn, ISCSI_LOGIN_RESPONSE, get_be32(bhs + BHS_ITT));
+	if (!reply)
+		return NULL;
+	reply->head[BHS_FLAGS] = 0;
+	memcpy(reply->head + BHS_ISID, bhs + BHS_ISID, 8); /* and TSIH */
+	put_be16(reply->head + BHS_STATUS_CLASS, status);
+	/* Login requests are immediate: CmdSN stays what the first one said (11.12.8). */
+	put_be32(reply->head + BHS_EXPCMDSN, get_be32(bhs + BHS_CMDSN));
+	put_be32(reply->head + BHS_MAXCMDSN, get_be32(bhs + BHS_CMDSN));
+	return reply;
+}
+
+/* Refuses the login; the connection closes when that is sent. */
+static void
+refuse_login(struct iscsi_conn *conn, const uint8_t *bhs, uint16_t status)
+{
+	struct iscsi_reply *reply;
+
+	log_info("iscsi %s: login of \"%s\" to \"%s\" refused: %s (%04x)", conn->peer,
+		conn->login ? conn->login->negotiation.names.initiator : "",
+		conn->login ? conn->login->negotiation.names.target : "", describe_status(status),
+		status);
+	reply = new_response(conn, bhs, status);
+	if (!reply)
+		return;
+	iscsi_conn_event(conn, EVENT_LOGIN_FAILED);
+	reply->last = true;
+	conn->rx.blocked = true; /* nothing after this is looked at */
+	iscsi_reply_push(reply, 0, STATSN_ADVANCE);
+}
+
+static bool
+start_login(struct iscsi_conn *conn, const uint8_t *bhs)
+{
+	struct iscsi_login *login = slab_alloc(iscsi_caches.login);
+
+	if (!login) {
+		iscsi_conn_die(conn, "out of memory");
+		return false;
+	}
+	memset(login, 0, sizeof(*login));
+	iscsi_negotiation_init(&login->negotiation);
+	memcpy(login->isid, bhs + BHS_ISID, sizeof(login->isid));
+	login->tsih = get_be16(bhs + BHS_TSIH);
+	login->cid = get_be16(bhs + BHS_CID);
+	login->itt = get_be32(bhs + BHS_ITT);
+	login->cmdsn = get_be32(bhs + BHS_CMDSN);
+	login->stage = bhs[BHS_FLAGS] >> 2 & 3;
+	conn->login = login;
+	conn->cid = login->cid;
+	conn->statsn = get_be32(bhs + BHS_EXPSTATSN);
+	iscsi_conn_event(conn, EVENT_LOGIN_REQUEST);
+	return true;
+}
+
+/* 11.12.1 to 11.12.8: what the header alone can have wrong. 0 or a status. */
+static uint16_t
+check_header(const struct iscsi_login *login, const uint8_t *bhs)
+{
+	uint8_t flags = bhs[BHS_FLAGS];
+	enum iscsi_stage csg = flags >> 2 & 3, nsg = flags & 3;
+
+	if (bhs[BHS_VERSION_MIN] > 0)
+		return ISCSI_LOGIN_VERSION;
+	if (csg != login->stage || csg > ISCSI_STAGE_OPERATIONAL)
+		return ISCSI_LOGIN_INITIATOR_ERROR;
+	if ((flags & ISCSI_FINAL) && (flags & ISCSI_CONTINUE))
+		return ISCSI_LOGIN_INITIATOR_ERROR;
+	if ((flags & ISCSI_FINAL) &&
+		(nsg <= csg || (nsg != ISCSI_STAGE_OPERATIONAL && nsg != ISCSI_STAGE_FULL_FEATURE)))
+		return ISCSI_LOGIN_INITIATOR_ERROR;
+	if (memcmp(bhs + BHS_ISID, login->isid, 6) != 0 ||
+		get_be16(bhs + BHS_TSIH) != login->tsih || get_be16(bhs + BHS_CID) != login->cid ||
+		get_be32(bhs + BHS_ITT) != login->itt || get_be32(bhs + BHS_CMDSN) != login->cmdsn)
+		return ISCSI_LOGIN_INITIATOR_ERROR;
+	if (get_be24(bhs + BHS_DATA_LENGTH) > LIMIT_ISCSI_LOGIN_PDU ||
+		login->pdus > LIMIT_ISCSI_LOGIN_PDUS)
+		return ISCSI_LOGIN_INITIATOR_ERROR;
+	return 0;
+}
+
+void
+iscsi_login_begin(struct iscsi_conn *conn)
+{
+	struct iscsi_rx *rx = &conn->rx;
+	const uint8_t *bhs = rx->head;
+	struct iscsi_login *login;
+	uint16_t status;
+
+	if ((bhs[BHS_OPCODE] & ISCSI_OPCODE_MASK) != ISCSI_LOGIN_REQUEST) {
+		/* 6.3: before a login nothing is answered, within one it is refused. */
+		if (!conn->login)
+			iscsi_conn_die(conn, "does not begin with a Login Request");
+		else
+			refuse_login(conn, bhs, ISCSI_LOGIN_REQUEST_TYPE);
+		return;
+	}
+	if (!conn->login && !start_login(conn, bhs))
+		return;
+	login = conn->login;
+	login->pdus++;
+	status = check_header(login, bhs);
+	if (!status && !login->text) {
+		login->text = slab_alloc(iscsi_caches.text);
+		if (login->text)
+			login->text->length = 0;
+		else
+			status = ISCSI_LOGIN_RESOURCES;
+	}
+	if (!status && rx->data_length > LIMIT_ISCSI_TEXT - login->text->length)
+		status = ISCSI_LOGIN_INITIATOR_ERROR;
+	if (status) {
+		refuse_login(conn, bhs, status);
+		return;
+	}
+	rx->flat.iov_base = login->text->data + login->text->length;
+	rx->flat.iov_len = rx->data_length;
+	rx->iov = &rx->flat;
+	rx->niov = 1;
+	rx->skip = 0;
+}
+
+/* The first complete text says who wants what (6.3.1). */
+static uint16_t
+check_identity(struct iscsi_conn *conn)
+{
+	struct iscsi_login *login = conn->login;
+	const struct iscsi_names *names = &login->negotiation.names;
+	const struct catalogue *catalogue;
+	bool found;
+
+	if (!names->initiator[0])
+		return ISCSI_LOGIN_MISSING;
+	if (!login->negotiation.active.discovery) {
+		if (!names->target[0])
+			return ISCSI_LOGIN_MISSING;
+		catalogue = catalogue_get();
+		found = catalogue_target(catalogue, names->target) != NULL;
+		catalogue_put(catalogue);
+		if (!found)
+			return ISCSI_LOGIN_NOT_FOUND;
+	}
+	if (login->tsih == 0)
+		return 0;
+	/* 11.12.7: a session to be joined. MaxConnections is 1, so it can only be refused. */
+	if (!iscsi_session_exists(names, login->isid, portal_group(conn), login->tsih))
+		return ISCSI_LOGIN_NO_SESSION;
+	return ISCSI_LOGIN_CONNECTIONS;
+}
+
+/* What a target declares of itself (13.9, 13.12). */
+static void
+write_declarations(struct iscsi_conn *conn, bool first, struct writer *out)
+{
+	struct iscsi_login *login = conn->login;
+	char number[16];
+
+	if (first && login->negotiation.names.target[0]) {
+		snprintf(number, sizeof(number), "%u", portal_group(conn));
+		iscsi_pair_write(out, "TargetPortalGroupTag", number);
+	}
+	if (login->stage == ISCSI_STAGE_OPERATIONAL && !login->recv_declared) {
+		login->recv_declared = true;
+		snprintf(number, sizeof(number), "%u", login->negotiation.mine.max_recv);
+		iscsi_pair_write(out, "MaxRecvDataSegmentLength", number);
+	}
+}
+
+/* The initiator port's name, SAM-5's view of initiator name and ISID. */
+static struct scsi_nexus *
+open_nexus(struct iscsi_conn *conn)
+{
+	const struct iscsi_session *session = conn->session;
+	const struct catalogue *catalogue = catalogue_get();
+	const struct target *target = catalogue_target(catalogue, session->names.target);
+	struct scsi_nexus *nexus = NULL;
+	char port[LIMIT_ISCSI_NAME + 24];
+	const uint8_t *i = session->isid;
+
+	snprintf(port, sizeof(port), "%s,i,0x%02x%02x%02x%02x%02x%02x", session->names.initiator,
+		i[0], i[1], i[2], i[3], i[4], i[5]);
+	if (target)
+		nexus = scsi_nexus_new(catalogue, target, port);
+	catalogue_put(catalogue);
+	return nexus;
+}
+
+/* The final response, T5: from here on digests are used, and the session takes commands. */
+void
+iscsi_login_continue(struct iscsi_conn *conn)
+{
+	struct iscsi_login *login = conn->login;
+	struct iscsi_session *session = conn->session;
+	struct iscsi_reply *reply;
+	bool digests[2];
+
+	if (conn->dying || !login)
+		return;
+	if (!session->params.discovery) {
+		session->nexus = open_nexus(conn);
+		if (!session->nexus) {
+			refuse_login(conn, login->final, ISCSI_LOGIN_NOT_FOUND);
+			return;
+		}
+	}
+	reply = new_response(conn, login->final, ISCSI_LOGIN_OK);
+	if (!reply)
+		return;
+	reply->head[BHS_FLAGS] =
+		(uint8_t)(ISCSI_FINAL | (login->stage << 2) | ISCSI_STAGE_FULL_FEATURE);
+	put_be16(reply->head + BHS_TSIH, session->tsih);
+	reply->text = login->answer;
+	login->answer = NULL;
+	session->exp_cmdsn = login->cmdsn;
+	iscsi_reply_push(reply, login->answer_length, STATSN_ADVANCE);
+	iscsi_conn_event(conn, EVENT_LOGIN_DONE);
+	digests[0] = session->params.header_digest;
+	digests[1] = session->params.data_digest;
+	log_debug("iscsi %s: %s logged in to %s", conn->peer, session->names.initiator,
+		session->params.discovery ? "discovery" : session->names.target);
+	iscsi_login_free(conn);
+	conn->header_digest = digests[0];
+	conn->data_digest = digests[1];
+	conn->max_recv = session->params.max_recv;
+	if (conn->rx.blocked) {
+		conn->rx.blocked = false;
+		iscsi_conn_resume(conn);
+	}
+}
+
+static void
+end_login(struct iscsi_conn *conn, struct iscsi_text *answer, size_t length)
+{
+	struct iscsi_login *login = conn->login;
+
+	login->answer = answer;
+	login->answer_length = length;
+	memcpy(login->final, conn->rx.head, ISCSI_BHS);
+	conn->session = iscsi_session_new(conn, login);
+	if (!conn->session) {
+		refuse_login(conn, conn->rx.head, ISCSI_LOGIN_RESOURCES);
+		return;
+	}
+	conn->rx.blocked = true;
+	if (!iscsi_session_enter(conn->session))
+		return;
+	conn->rx.blocked = false;
+	iscsi_login_continue(conn);
+}
+
+/* Negotiates a complete text and answers it. */
+static void
+answer_login(struct iscsi_conn *conn)
+{
+	struct iscsi_login *login = conn->login;
+	const uint8_t *bhs = conn->rx.head;
+	uint8_t flags = bhs[BHS_FLAGS];
+	bool first = !login->greeted;
+	struct iscsi_reply *reply;
+	struct iscsi_text *answer;
+	struct writer out;
+	uint16_t status;
+
+	answer = slab_alloc(iscsi_caches.text);
+	if (!answer) {
+		refuse_login(conn, bhs, ISCSI_LOGIN_RESOURCES);
+		return;
+	}
+	out = writer_of(answer->data, LIMIT_ISCSI_LOGIN_PDU);
+	status = iscsi_keys_take(
+		&login->negotiation, login->stage, login->text->data, login->text->length, &out);
+	login->text->length = 0;
+	if (!status && first)
+		status = check_identity(conn);
+	if (!status) {
+		login->greeted = true;
+		write_declarations(conn, first, &out);
+		if (out.bad)
+			status = ISCSI_LOGIN_RESOURCES;
+	}
+	if (status) {
+		slab_free(iscsi_caches.text, answer);
+		refuse_login(conn, bhs, status);
+		return;
+	}
+	if ((flags & ISCSI_FINAL) && (flags & 3) == ISCSI_STAGE_FULL_FEATURE) {
+		end_login(conn, answer, out.length);
+		return;
+	}
+	reply = new_response(conn, bhs, ISCSI_LOGIN_OK);
+	if (!reply) {
+		slab_free(iscsi_caches.text, answer);
+		return;
+	}
+	reply->head[BHS_FLAGS] = (uint8_t)(login->stage << 2);
+	if (flags & ISCSI_FINAL) {
+		reply->head[BHS_FLAGS] |= (uint8_t)(ISCSI_FINAL | (flags & 3));
+		login->stage = flags & 3;
+	}
+	reply->text = answer;
+	iscsi_reply_push(reply, out.length, STATSN_ADVANCE);
+}
+
+void
+iscsi_login_finish(struct iscsi_conn *conn)
+{
+	struct iscsi_login *login = conn->login;
+	const uint8_t *bhs = conn->rx.head;
+	struct iscsi_reply *reply;
+
+	login->text->length += conn->rx.data_length;
+	if (!(bhs[BHS_FLAGS] & ISCSI_CONTINUE)) {
+		answer_login(conn);
+		return;
+	}
+	/* 6.2: text goes on in the next PDU; the answer is empty. */
+	reply = new_response(conn, bhs, ISCSI_LOGIN_OK);
+	if (!reply)
+		return;
+	reply->head[BHS_FLAGS] = (uint8_t)(login->stage << 2);
+	iscsi_reply_push(reply, 0, STATSN_ADVANCE);
+}

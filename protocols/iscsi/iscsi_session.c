@@ -1,0 +1,385 @@
+#include "config.h"
+
+#include "iscsi/iscsi.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "catalogue.h"
+#include "check.h"
+#include "log.h"
+
+/*
+ * The session table: initiator name, ISID, target and target portal group lead to the session
+ * (4.4.1 "I_T nexus"). Any loop's logins and ends of sessions, under its lock; nothing else is done
+ * under it.
+ *
+ * Reinstatement (6.3.5): a login takes the table's place of the session with its name, posts `end`
+ * to that one's loop, and goes on when `ended` comes back. The old session, which may itself still
+ * be waiting for the one before it, answers only when that one has answered: so of racing logins
+ * the last wins, and two are never active. While `end` or `ended` is on its way to a session it is
+ * not freed.
+ */
+
+#define TABLE_BUCKETS 256
+#define TSIH_WORDS    (65536 / 64)
+
+static struct session_table {
+	pthread_mutex_t lock;
+	LIST_HEAD(, iscsi_session) buckets[TABLE_BUCKETS];
+	uint64_t tsihs[TSIH_WORDS]; /* those in use; 0 never is */
+	uint16_t last_tsih;
+} table = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+int
+iscsi_session_start(void)
+{
+	unsigned i;
+
+	for (i = 0; i < TABLE_BUCKETS; i++)
+		LIST_INIT(&table.buckets[i]);
+	memset(table.tsihs, 0, sizeof(table.tsihs));
+	return 0;
+}
+
+void
+iscsi_session_stop(void)
+{
+}
+
+static unsigned
+hash_port(const struct iscsi_names *names, const uint8_t isid[6])
+{
+	uint32_t h = 2166136261u;
+	const char *p;
+	unsigned i;
+
+	for (p = names->initiator; *p; p++)
+		h = (h ^ (uint8_t)*p) * 16777619u;
+	for (i = 0; i < 6; i++)
+		h = (h ^ isid[i]) * 16777619u;
+	return h % TABLE_BUCKETS;
+}
+
+/* Under the lock. */
+static struct iscsi_session *
+find_session(const struct iscsi_names *names, const uint8_t isid[6], uint16_t group)
+{
+	struct iscsi_session *session;
+
+	LIST_FOREACH(session, &table.buckets[hash_port(names, isid)], link) {
+		if (session->group == group && memcmp(session->isid, isid, 6) == 0 &&
+			strcmp(session->names.initiator, names->initiator) == 0 &&
+			strcmp(session->names.target, names->target) == 0)
+			return session;
+	}
+	return NULL;
+}
+
+/* Under the lock. 0: all are in use. */
+static uint16_t
+take_tsih(void)
+{
+	unsigned i;
+
+	for (i = 0; i < 65535; i++) {
+		if (++table.last_tsih == 0)
+			table.last_tsih = 1;
+		if (!(table.tsihs[table.last_tsih / 64] >> (table.last_tsih % 64) & 1)) {
+			table.tsihs[table.last_tsih / 64] |= (uint64_t)1 << (table.last_tsih % 64);
+			return table.last_tsih;
+		}
+	}
+	return 0;
+}
+
+static void
+run_granted(struct iobuf_account *account)
+{
+	struct iscsi_session *session = container_of(account, struct iscsi_session, account);
+	struct iscsi_wait *wait = TAILQ_FIRST(&session->waits);
+
+	if (session->head_gone) {
+		session->head_gone = false;
+		iobuf_unreserve(account, session->head_bytes, session->head_use);
+		wait = NULL;
+	}
+	for (;;) {
+		if (wait) {
+			TAILQ_REMOVE(&session->waits, wait, link);
+			wait->queued = false;
+			wait->granted(wait);
+		}
+		/* granted() may have ended waits, or begun to ask by itself. */
+		wait = TAILQ_FIRST(&session->waits);
+		if (!wait || account->waiting || session->head_gone)
+			return;
+		if (!iobuf_reserve(account, wait->bytes, wait->use))
+			return;
+	}
+}
+
+bool
+iscsi_reserve(struct iscsi_session *session, struct iscsi_wait *wait, size_t bytes,
+	enum iobuf_use use, void (*granted)(struct iscsi_wait *wait))
+{
+	bool first = TAILQ_EMPTY(&session->waits) && !session->head_gone;
+
+	CHECK(!wait->queued);
+	if (bytes == 0)
+		return true;
+	if (first && !session->account.waiting && iobuf_reserve(&session->account, bytes, use))
+		return true;
+	wait->bytes = bytes;
+	wait->use = use;
+	wait->granted = granted;
+	wait->queued = true;
+	TAILQ_INSERT_TAIL(&session->waits, wait, link);
+	return false;
+}
+
+void
+iscsi_wait_cancel(struct iscsi_session *session, struct iscsi_wait *wait)
+{
+	if (!wait->queued)
+		return;
+	/* The account waits for the first one and cannot be told otherwise: it is given back when
+	 * granted. */
+	if (wait == TAILQ_FIRST(&session->waits) && session->account.waiting &&
+		!session->head_gone) {
+		session->head_gone = true;
+		session->head_bytes = wait->bytes;
+		session->head_use = wait->use;
+	}
+	TAILQ_REMOVE(&session->waits, wait, link);
+	wait->queued = false;
+}
+
+/* The successor's loop: the session before this one is over. */
+static void
+run_ended(struct loop_task *task)
+{
+	struct iscsi_session *session = container_of(task, struct iscsi_session, ended);
+
+	session->waiting = false;
+	if (session->answer_due) {
+		session->answer_due = false;
+		loop_post(session->successor->loop, &session->successor->ended);
+	}
+	if (session->conn->dying)
+		iscsi_conn_settle(session->conn);
+	else
+		iscsi_login_continue(session->conn);
+}
+
+/* The old session's loop: another login takes its place. */
+static void
+run_end(struct loop_task *task)
+{
+	struct iscsi_session *session = container_of(task, struct iscsi_session, end);
+	struct iscsi_session *successor;
+	struct iscsi_conn *conn = session->conn;
+
+	pthread_mutex_lock(&table.lock);
+	session->end_due = false;
+	successor = session->successor;
+	pthread_mutex_unlock(&table.lock);
+	if (!conn->dying) {
+		log_info("iscsi %s: session of %s is reinstated", conn->peer,
+			session->names.initiator);
+		iscsi_conn_event(conn, EVENT_REINSTATED);
+		iscsi_conn_die(conn, NULL);
+	}
+	if (session->waiting)
+		session->answer_due = true;
+	else
+		loop_post(successor->loop, &successor->ended);
+	iscsi_conn_settle(conn);
+}
+
+struct iscsi_session *
+iscsi_session_new(struct iscsi_conn *conn, const struct iscsi_login *login)
+{
+	struct iscsi_session *session = slab_alloc(iscsi_caches.session);
+	unsigned i;
+
+	if (!session)
+		return NULL;
+	memset(session, 0, sizeof(*session));
+	pthread_mutex_lock(&table.lock);
+	session->tsih = take_tsih();
+	pthread_mutex_unlock(&table.lock);
+	if (!session->tsih) {
+		slab_free(iscsi_caches.session, session);
+		return NULL;
+	}
+	session->loop = conn->loop;
+	session->conn = conn;
+	session->names = login->negotiation.names;
+	session->params = login->negotiation.active;
+	memcpy(session->isid, login->isid, sizeof(session->isid));
+	session->group = conn->portal ? conn->portal->group : 1;
+	session->portal_id = conn->portal ? conn->portal->relative_id : 1;
+	session->exp_cmdsn = login->cmdsn;
+	session->end.run = run_end;
+	session->ended.run = run_ended;
+	TAILQ_INIT(&session->tasks);
+	TAILQ_INIT(&session->held);
+	TAILQ_INIT(&session->tmfs);
+	TAILQ_INIT(&session->waits);
+	for (i = 0; i < ISCSI_TASK_BUCKETS; i++)
+		LIST_INIT(&session->buckets[i]);
+	iobuf_account_init(&session->account, conn->loop, run_granted);
+	return session;
+}
+
+bool
+iscsi_session_enter(struct iscsi_session *session)
+{
+	struct iscsi_session *old;
+
+	/* A discovery session has no target whose nexus could be taken over. */
+	if (session->params.discovery)
+		return true;
+	pthread_mutex_lock(&table.lock);
+	old = find_session(&session->names, session->isid, session->group);
+	if (old) {
+		LIST_REMOVE(old, link);
+		old->listed = false;
+		old->successor = session;
+		old->end_due = true;
+		session->waiting = true;
+	}
+	LIST_INSERT_HEAD(&table.buckets[hash_port(&session->names, session->isid)], session, link);
+	session->listed = true;
+	/* Under the lock: once it is released the old one may find itself due and be gone. */
+	if (old)
+		loop_post(old->loop, &old->end);
+	pthread_mutex_unlock(&table.lock);
+	return !old;
+}
+
+bool
+iscsi_session_exists(
+	const struct iscsi_names *names, const uint8_t isid[6], uint16_t group, uint16_t tsih)
+{
+	struct iscsi_session *session;
+	bool exists;
+
+	pthread_mutex_lock(&table.lock);
+	session = find_session(names, isid, group);
+	exists = session && session->tsih == tsih;
+	pthread_mutex_unlock(&table.lock);
+	return exists;
+}
+
+bool
+iscsi_session_leave(struct iscsi_session *session)
+{
+	bool free;
+
+	pthread_mutex_lock(&table.lock);
+	if (session->listed)
+		LIST_REMOVE(session, link);
+	session->listed = false;
+	free = !session->end_due;
+	pthread_mutex_unlock(&table.lock);
+	return free && !session->waiting;
+}
+
+void
+iscsi_session_free(struct iscsi_session *session)
+{
+	CHECK(session->ntasks == 0 && TAILQ_EMPTY(&session->waits));
+	pthread_mutex_lock(&table.lock);
+	table.tsihs[session->tsih / 64] &= ~((uint64_t)1 << (session->tsih % 64));
+	pthread_mutex_unlock(&table.lock);
+	if (session->nexus)
+		scsi_nexus_free(session->nexus);
+	iobuf_account_close(&session->account);
+	slab_free(iscsi_caches.session, session);
+}
+
+/*
+ * 4.2.2.1: the window is what this session may still put into its tasks. ExpCmdSN and window_used
+ * grow together when a command comes, so MaxCmdSN never goes back.
+ */
+uint32_t
+iscsi_session_max_cmdsn(const struct iscsi_session *session)
+{
+	return session->exp_cmdsn + LIMIT_ISCSI_WINDOW - 1 - session->window_used;
+}
+
+enum iscsi_order
+iscsi_session_order(const struct iscsi_session *session, const uint8_t *bhs)
+{
+	uint32_t cmdsn = get_be32(bhs + BHS_CMDSN);
+	const struct iscsi_held *held;
+
+	if (bhs[BHS_OPCODE] & ISCSI_IMMEDIATE)
+		return ORDER_NOW;
+	if (sn_diff(cmdsn, session->exp_cmdsn) < 0 ||
+		sn_diff(cmdsn, iscsi_session_max_cmdsn(session)) > 0)
+		return ORDER_IGNORE;
+	if (cmdsn == session->exp_cmdsn)
+		return ORDER_NOW;
+	TAILQ_FOREACH(held, &session->held, link) {
+		if (held->cmdsn == cmdsn)
+			return ORDER_IGNORE;
+	}
+	return ORDER_LATER;
+}
+
+struct iscsi_held *
+iscsi_session_hold(struct iscsi_session *session, uint32_t cmdsn)
+{
+	struct iscsi_held *held = slab_alloc(iscsi_caches.held);
+	struct iscsi_held *next;
+
+	if (!held)
+		return NULL;
+	memset(held, 0, sizeof(*held));
+	held->cmdsn = cmdsn;
+	TAILQ_FOREACH(next, &session->held, link) {
+		if (sn_diff(next->cmdsn, cmdsn) > 0) {
+			TAILQ_INSERT_BEFORE(next, held, link);
+			return held;
+		}
+	}
+	TAILQ_INSERT_TAIL(&session->held, held, link);
+	return held;
+}
+
+void
+iscsi_session_advance(struct iscsi_session *session)
+{
+	struct iscsi_conn *conn = session->conn;
+	struct iscsi_held *held;
+	struct iscsi_task *task;
+
+	while (!conn->dying && !conn->closing && (held = TAILQ_FIRST(&session->held)) &&
+		held->cmdsn == session->exp_cmdsn) {
+		session->exp_cmdsn++;
+		TAILQ_REMOVE(&session->held, held, link);
+		task = held->task;
+		if (task) {
+			task->held = NULL;
+			iscsi_task_turn(task);
+		} else if (!held->filled) {
+			iscsi_request_run(conn, &held->request);
+		}
+		slab_free(iscsi_caches.held, held);
+	}
+}
+
+void
+iscsi_held_drop(struct iscsi_session *session)
+{
+	struct iscsi_held *held;
+
+	while ((held = TAILQ_FIRST(&session->held))) {
+		TAILQ_REMOVE(&session->held, held, link);
+		iscsi_request_free(session, &held->request);
+		slab_free(iscsi_caches.held, held);
+	}
+}

@@ -1,0 +1,461 @@
+#include "config.h"
+
+#include "iscsi/iscsi.h"
+
+#include <string.h>
+
+#include "check.h"
+
+/*
+ * A SCSI command from its PDU (11.3) to the SCSI layer and back. What its data does on the wire is
+ * iscsi_data.c's.
+ */
+
+static unsigned
+bucket_of(uint32_t itt)
+{
+	return (itt ^ itt >> 6 ^ itt >> 16) % ISCSI_TASK_BUCKETS;
+}
+
+struct iscsi_task *
+iscsi_task_find(struct iscsi_session *session, uint32_t itt)
+{
+	struct iscsi_task *task;
+
+	LIST_FOREACH(task, &session->buckets[bucket_of(itt)], hash) {
+		if (task->itt == itt)
+			return task;
+	}
+	return NULL;
+}
+
+/* Gives data-out memory and its reservation back, whichever class it is in by now. */
+static void
+release_out(struct iscsi_task *task)
+{
+	struct iscsi_session *session = task->session;
+
+	iscsi_wait_cancel(session, &task->wait);
+	iobuf_free(&task->scsi.out);
+	if (!task->reserved)
+		return;
+	task->reserved = false;
+	if (task->state == TASK_COLLECT) {
+		session->collecting--;
+		iobuf_unreserve(&session->account, task->out_want, IOBUF_PAYLOAD);
+	} else {
+		iobuf_unreserve(&session->account, task->out_want, IOBUF_READY);
+	}
+}
+
+static void
+forget_task(struct iscsi_task *task)
+{
+	if (task->prepared)
+		scsi_forget(&task->scsi);
+	task->prepared = false;
+}
+
+void
+iscsi_task_free(struct iscsi_task *task)
+{
+	struct iscsi_session *session = task->session;
+	struct iscsi_conn *conn = task->conn;
+	bool aborted = task->aborted;
+
+	release_out(task);
+	iobuf_free(&task->scsi.in);
+	if (task->reserved_in)
+		iobuf_unreserve(&session->account, task->reserved_in, IOBUF_READY);
+	if (task->in_window)
+		session->window_used--;
+	if (task->held) {
+		task->held->task = NULL;
+		task->held->filled = true;
+	}
+	TAILQ_REMOVE(&session->tasks, task, link);
+	LIST_REMOVE(task, hash);
+	session->ntasks--;
+	slab_free(iscsi_caches.task, task);
+	if (aborted)
+		iscsi_tmf_settle(session);
+	iscsi_conn_settle(conn);
+}
+
+void
+iscsi_task_refuse(struct iscsi_task *task, enum scsi_status status)
+{
+	forget_task(task);
+	task->scsi.status = (uint8_t)status;
+	task->scsi.sense_length = 0;
+	task->refused = true;
+	release_out(task);
+}
+
+void
+iscsi_task_fail(struct iscsi_task *task, uint8_t asc, uint8_t ascq)
+{
+	if (task->refused)
+		return;
+	iscsi_task_refuse(task, SCSI_CHECK_CONDITION);
+	scsi_check_condition(&task->scsi, 0x0b, asc, ascq);
+}
+
+/* The SCSI layer is done with it. */
+static void
+task_done(struct scsi_task *scsi)
+{
+	struct iscsi_task *task = container_of(scsi, struct iscsi_task, scsi);
+
+	release_out(task);
+	if (task->aborted || task->conn->dying)
+		iscsi_task_free(task);
+	else
+		iscsi_data_reply(task);
+}
+
+static void
+execute_task(struct iscsi_task *task)
+{
+	task->state = TASK_RUNNING;
+	task->prepared = false;
+	scsi_execute(&task->scsi);
+}
+
+static void
+room_granted(struct iscsi_wait *wait)
+{
+	struct iscsi_task *task = container_of(wait, struct iscsi_task, wait);
+
+	task->reserved_in = task->scsi.in_max;
+	execute_task(task);
+}
+
+/* Everything is there and it is its turn: with room for the data-in, it runs. */
+static void
+start_task(struct iscsi_task *task)
+{
+	if (task->held)
+		return;
+	if (task->refused) {
+		iscsi_data_reply(task);
+		return;
+	}
+	if (!iscsi_reserve(
+		    task->session, &task->wait, task->scsi.in_max, IOBUF_READY, room_granted))
+		return;
+	room_granted(&task->wait);
+}
+
+void
+iscsi_task_go(struct iscsi_task *task)
+{
+	struct iscsi_session *session = task->session;
+
+	if (task->state != TASK_COLLECT || task->unsolicited || task->solicited)
+		return;
+	if (!task->refused && task->out_have < task->out_want) {
+		if (task->reserved)
+			iscsi_data_solicit(task);
+		return;
+	}
+	task->state = TASK_READY;
+	if (task->reserved) {
+		session->collecting--;
+		iobuf_arrived(&session->account, task->out_want);
+	}
+	start_task(task);
+}
+
+void
+iscsi_task_turn(struct iscsi_task *task)
+{
+	if (!task->immediate) {
+		task->in_window = true;
+		task->session->window_used++;
+	}
+	if (task->state == TASK_READY)
+		start_task(task);
+}
+
+bool
+iscsi_task_abort(struct iscsi_task *task)
+{
+	struct iscsi_rx *rx = &task->conn->rx;
+
+	switch (task->state) {
+	case TASK_COLLECT:
+	case TASK_READY:
+		forget_task(task);
+		if (rx->task == task) {
+			rx->task = NULL;
+			rx->niov = 0;
+			rx->drop = true;
+			rx->blocked = false;
+		}
+		iscsi_task_free(task);
+		return true;
+	case TASK_RUNNING:
+	case TASK_REPLY:
+		task->aborted = true;
+		return false;
+	case TASK_STATUS:
+		return false;
+	}
+	return false;
+}
+
+void
+iscsi_tasks_abort(struct iscsi_session *session, bool all)
+{
+	struct iscsi_task *task, *next;
+
+	for (task = TAILQ_FIRST(&session->tasks); task; task = next) {
+		next = TAILQ_NEXT(task, link);
+		if (all || task->state == TASK_COLLECT || task->held)
+			iscsi_task_abort(task);
+	}
+}
+
+/* Immediate data, if any, goes to its place. */
+static void
+sink_immediate(struct iscsi_task *task)
+{
+	struct iscsi_rx *rx = &task->conn->rx;
+
+	if (rx->data_length > 0 && !task->refused)
+		iscsi_data_sink(task, rx->data_length);
+}
+
+static void
+hold_reservation(struct iscsi_task *task)
+{
+	task->reserved = true;
+	task->session->collecting++;
+	task->progress = loop_now(task->conn->loop);
+}
+
+/* The whole of the data-out is reserved. */
+static void
+out_granted(struct iscsi_wait *wait)
+{
+	struct iscsi_task *task = container_of(wait, struct iscsi_task, wait);
+	struct iscsi_conn *conn = task->conn;
+	struct iscsi_task *blocked = conn->rx.blocked ? conn->rx.task : NULL;
+
+	hold_reservation(task);
+	if (blocked && blocked != task) {
+		/* Its data lies behind the one that blocks the socket: one of the two must give
+		 * way. */
+		iscsi_task_refuse(blocked, SCSI_TASK_SET_FULL);
+		iscsi_task_go(task);
+	} else if (blocked) {
+		sink_immediate(task);
+	} else {
+		iscsi_task_go(task);
+		return;
+	}
+	conn->rx.blocked = false;
+	iscsi_conn_resume(conn);
+}
+
+/*
+ * Reserves what the command will bring, before any of it is taken. Without immediate or unsolicited
+ * data the command waits alone; with such data the socket waits with it. But where another
+ * command's solicited data is still to come through that same socket, waiting could be for ever:
+ * TASK SET FULL.
+ */
+static void
+reserve_out(struct iscsi_task *task)
+{
+	struct iscsi_conn *conn = task->conn;
+
+	if (task->refused || task->out_want == 0)
+		return;
+	if (iscsi_reserve(task->session, &task->wait, task->out_want, IOBUF_PAYLOAD, out_granted)) {
+		hold_reservation(task);
+		return;
+	}
+	if (conn->rx.data_length == 0 && !task->unsolicited)
+		return;
+	if (task->session->collecting > 0)
+		iscsi_task_refuse(task, SCSI_TASK_SET_FULL);
+	else
+		conn->rx.blocked = true;
+}
+
+/* AHS (11.2.2): 0 none that matters, 1 an extended CDB, -1 malformed. */
+static int
+scan_ahs(const uint8_t *head)
+{
+	struct reader r = reader_of(head + ISCSI_BHS, (size_t)head[BHS_AHS_LENGTH] * 4);
+	const uint8_t *type;
+	uint16_t length;
+	int found = 0;
+
+	while (r.left > 0) {
+		length = reader_be16(&r);
+		type = reader_bytes(&r, 1);
+		reader_bytes(&r, length);
+		/* Each AHS is padded; length counts from the byte after the type. */
+		reader_bytes(&r, -((size_t)length + 3) & 3);
+		if (r.bad)
+			return -1;
+		if (*type == 1)
+			found = 1;
+	}
+	return found;
+}
+
+/* What the PDU has wrong before it is a command. 0 or a Reject reason. */
+static uint8_t
+check_command(struct iscsi_conn *conn)
+{
+	struct iscsi_session *session = conn->session;
+	const uint8_t *bhs = conn->rx.head;
+	uint32_t itt = get_be32(bhs + BHS_ITT);
+	uint32_t edtl = get_be32(bhs + BHS_EDTL);
+	bool write = bhs[BHS_FLAGS] & ISCSI_COMMAND_WRITE;
+	bool final = bhs[BHS_FLAGS] & ISCSI_FINAL;
+
+	if (!session->nexus)
+		return ISCSI_REJECT_PROTOCOL; /* a discovery session, 4.3 */
+	if (itt == ISCSI_TAG_NONE)
+		return ISCSI_REJECT_FIELD;
+	if (iscsi_task_find(session, itt))
+		return ISCSI_REJECT_IN_PROGRESS;
+	if (session->ntasks >= LIMIT_ISCSI_TASKS)
+		return ISCSI_REJECT_IMMEDIATE;
+	if (!write && (!final || conn->rx.data_length > 0))
+		return ISCSI_REJECT_FIELD;
+	/* 11.3.1: F=0 announces unsolicited data, which InitialR2T=Yes forbids. */
+	if (!final && session->params.initial_r2t && edtl > conn->rx.data_length)
+		return ISCSI_REJECT_FIELD;
+	if (scan_ahs(bhs) < 0)
+		return ISCSI_REJECT_FIELD;
+	return 0;
+}
+
+static struct iscsi_task *
+new_task(struct iscsi_conn *conn, const uint8_t *bhs)
+{
+	struct iscsi_session *session = conn->session;
+	struct iscsi_task *task = slab_alloc(iscsi_caches.task);
+
+	if (!task)
+		return NULL;
+	memset(task, 0, offsetof(struct iscsi_task, head));
+	task->session = session;
+	task->conn = conn;
+	task->immediate = bhs[BHS_OPCODE] & ISCSI_IMMEDIATE;
+	task->read = bhs[BHS_FLAGS] & ISCSI_COMMAND_READ;
+	task->write = bhs[BHS_FLAGS] & ISCSI_COMMAND_WRITE;
+	task->itt = get_be32(bhs + BHS_ITT);
+	task->edtl = get_be32(bhs + BHS_EDTL);
+	task->cmdsn = get_be32(bhs + BHS_CMDSN);
+	task->scsi.nexus = session->nexus;
+	memcpy(task->scsi.lun, bhs + BHS_LUN, sizeof(task->scsi.lun));
+	memcpy(task->scsi.cdb, bhs + BHS_CDB, 16);
+	task->scsi.cdb_length = 16;
+	task->scsi.portal_id = session->portal_id;
+	task->scsi.done = task_done;
+	TAILQ_INSERT_TAIL(&session->tasks, task, link);
+	LIST_INSERT_HEAD(&session->buckets[bucket_of(task->itt)], task, hash);
+	session->ntasks++;
+	return task;
+}
+
+/* Asks the SCSI layer, and checks what the command promises to send. */
+static void
+prepare_task(struct iscsi_task *task)
+{
+	struct iscsi_conn *conn = task->conn;
+	const struct iscsi_params *params = &task->session->params;
+	const uint8_t *bhs = conn->rx.head;
+	uint32_t data = conn->rx.data_length;
+
+	if (scan_ahs(bhs) > 0) {
+		task->refused = true; /* no command here has more than 16 bytes */
+		scsi_check_condition(&task->scsi, 0x05, 0x20, 0x00);
+	} else if (task->read && task->write) {
+		task->refused = true; /* bidirectional */
+		scsi_check_condition(&task->scsi, 0x05, 0x24, 0x00);
+	} else if (!scsi_prepare(&task->scsi)) {
+		task->refused = true;
+	} else {
+		task->prepared = true;
+		task->out_want = task->write ? min_size(task->scsi.out_length, task->edtl) : 0;
+		if (task->out_want > LIMIT_IOBUF_CLIENT || task->scsi.in_max > LIMIT_IOBUF_CLIENT)
+			iscsi_task_refuse(task, SCSI_BUSY);
+	}
+	if (task->write && !(bhs[BHS_FLAGS] & ISCSI_FINAL) && task->edtl > data) {
+		task->unsolicited = true;
+		task->burst_end = min_size(task->edtl, params->first_burst);
+	}
+	if (data > 0 && !params->immediate_data)
+		iscsi_task_fail(task, 0x0c, 0x0c); /* unexpected unsolicited data */
+	else if (data > task->edtl || data > params->first_burst)
+		iscsi_task_fail(task, 0x0c, 0x0d); /* incorrect amount of data */
+}
+
+void
+iscsi_task_begin(struct iscsi_conn *conn)
+{
+	struct iscsi_rx *rx = &conn->rx;
+	struct iscsi_task *task;
+
+	if (iscsi_session_order(conn->session, rx->head) == ORDER_IGNORE) {
+		rx->drop = true;
+		return;
+	}
+	rx->reject = check_command(conn);
+	if (rx->reject) {
+		rx->drop = true;
+		return;
+	}
+	task = new_task(conn, rx->head);
+	if (!task) {
+		iscsi_conn_die(conn, "out of memory");
+		return;
+	}
+	rx->task = task;
+	prepare_task(task);
+	reserve_out(task);
+	if (!rx->blocked)
+		sink_immediate(task);
+}
+
+void
+iscsi_task_finish(struct iscsi_conn *conn)
+{
+	struct iscsi_session *session = conn->session;
+	struct iscsi_rx *rx = &conn->rx;
+	struct iscsi_task *task = rx->task;
+	enum iscsi_order order;
+
+	rx->task = NULL;
+	if (rx->bad_digest) {
+		/* 7.8: Reject alone; the CmdSN is not consumed. */
+		forget_task(task);
+		iscsi_task_free(task);
+		iscsi_reply_reject(conn, ISCSI_REJECT_DIGEST, rx->head);
+		return;
+	}
+	task->out_have = rx->data_length;
+	order = iscsi_session_order(session, rx->head);
+	if (order == ORDER_LATER) {
+		task->held = iscsi_session_hold(session, task->cmdsn);
+		if (!task->held) {
+			iscsi_conn_die(conn, "out of memory");
+			return;
+		}
+		task->held->task = task;
+	} else {
+		if (!task->immediate)
+			session->exp_cmdsn++;
+		iscsi_task_turn(task);
+	}
+	iscsi_task_go(task);
+	if (order == ORDER_NOW)
+		iscsi_session_advance(session);
+}
