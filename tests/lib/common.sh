@@ -110,6 +110,25 @@ check_fails() {
 	fi
 }
 
+# shows WORDS PATTERN / shows_not WORDS PATTERN: the output of the last check has a line that matches
+# (egrep's patterns, upper or lower case), or has none.
+shows() {
+	if grep -Eiq -- "$2" "$dir/out" "$dir/err"; then
+		ok "$1"
+	else
+		cat "$dir/out" "$dir/err" >"$dir/said"
+		not_ok "$1" "$dir/said"
+	fi
+}
+
+shows_not() {
+	if grep -Ei -- "$2" "$dir/out" "$dir/err" >"$dir/said"; then
+		not_ok "$1" "$dir/said"
+	else
+		ok "$1"
+	fi
+}
+
 have() {
 	command -v "$1" >/dev/null
 }
