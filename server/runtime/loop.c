@@ -722,6 +722,7 @@ loop_run_main(void)
 void
 loop_stop_main(void)
 {
+	CHECK(current == loop_main());
 	loop_main()->stopping = true;
 }
 

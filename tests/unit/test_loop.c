@@ -217,7 +217,7 @@ static unsigned hops;
 static void
 hop(struct loop_task *task)
 {
-	if (++hops == 2000)
+	if (++hops == 2001)
 		loop_stop_main();
 	else
 		loop_post(loop_by_index(hops % 2 ? 0 : 2), task);
@@ -232,7 +232,7 @@ test_wakeups(void **state)
 	hops = 0;
 	loop_post(loop_main(), &task);
 	loop_run_main();
-	assert_true(hops >= 2000);
+	assert_int_equal(hops, 2001);
 }
 
 static void
