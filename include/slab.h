@@ -5,7 +5,8 @@
  *
  * A cache grows by arenas: large aligned mappings cut into slabs (64 KiB for objects up to 4 KiB, 2 MiB
  * above), slabs cut into objects. What is free is a bit in the arena's header, never a word in the
- * object: a freed object costs no page, and freeing twice is a CHECK.
+ * object: a freed object costs no page, and freeing twice is a CHECK when it comes back to its slab (at
+ * once with slab_cache_poison() or AddressSanitizer).
  */
 #ifndef SLABD_SLAB_H
 #define SLABD_SLAB_H

@@ -123,18 +123,21 @@ run_queued(struct loop *loop, struct task_list *list)
 void
 loop_defer(struct loop *loop, struct loop_task *task)
 {
+	CHECK(loop == current);
 	append_task(&loop->deferred, task);
 }
 
 void
 loop_before_sleep(struct loop *loop, struct loop_task *task)
 {
+	CHECK(loop == current);
 	append_task(&loop->before_sleep, task);
 }
 
 void
 loop_reap(struct loop *loop, struct loop_task *task)
 {
+	CHECK(loop == current);
 	append_task(&loop->reap, task);
 }
 

@@ -21,9 +21,9 @@
 #include "slab_asan.h"
 #include "slab_space.h"
 
-#define DEPOT_MAX   8                          /* full magazines, */
-#define DEPOT_BYTES (2 * LIMIT_MAGAZINE_BYTES) /* and bytes in them: more go back to their slabs \
-						*/
+/* Full magazines, and bytes in them: more go back to their slabs. */
+#define DEPOT_MAX   8
+#define DEPOT_BYTES (2 * LIMIT_MAGAZINE_BYTES)
 #define POISON_FREE 0x6b
 #define POISON_NEW  0x5a
 
