@@ -111,6 +111,8 @@ read_item(struct config *config, const struct config_section *section, void *ite
 	config_found(config, spot->path, spot->mark);
 	if (node && fy_node_is_mapping(node))
 		read_mapping(config, section, item, node, spot);
+	else if (node && fy_node_is_alias(node))
+		config_problem_at(config, spot->mark, "aliases are not taken: write the value");
 	else if (section->shorthand)
 		read_shorthand(config, section, item, node, spot);
 	else

@@ -64,7 +64,7 @@ warn_refused(struct reception *reception, const char *why)
 	reception->unreported++;
 	if (reception->warned && now - reception->warned < WARN_EVERY)
 		return;
-	log_warn("%s %s: %u connections refused: %s", reception->frontend->name, reception->name,
+	log_warn("%s %s: refused %u: %s", reception->frontend->name, reception->name,
 		reception->unreported, why);
 	reception->warned = now;
 	reception->unreported = 0;
@@ -97,7 +97,7 @@ accept_some(struct loop_watch *watch, unsigned events)
 
 		if (fd >= 0 && headcount_total() >= reception->connections) {
 			close(fd);
-			warn_refused(reception, "limits: connections is reached");
+			warn_refused(reception, "the limit of connections is reached");
 		} else if (fd >= 0) {
 			hand_over(reception, fd);
 		} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||

@@ -119,7 +119,7 @@ announce(unsigned connections, unsigned in_flight)
 static void
 loops_answered(struct gather *gather)
 {
-	unsigned connections = headcount_total(), in_flight = 0;
+	unsigned connections = 0, in_flight = 0;
 	uint64_t now = clock_now();
 
 	(void)gather;
@@ -127,10 +127,10 @@ loops_answered(struct gather *gather)
 		connections += drain.loops[i].connections;
 		in_flight += drain.loops[i].in_flight;
 	}
-	/* Each open connection is counted by its protocol and by its stream; a session that
-	 * outlives its stream by the first only. */
 	if (!drain.announced)
-		announce(headcount_total(), in_flight);
+		announce(connections, in_flight);
+	/* A session may outlive its stream, and a stream be on its way to its loop. */
+	connections += headcount_total();
 	drain.quiet = connections + in_flight == 0 ? drain.quiet + 1 : 0;
 	/* The second look comes after the turn in which the last one was freed. */
 	if (drain.quiet == 2) {
