@@ -19,6 +19,7 @@
 #include <sys/uio.h>
 
 #include "block.h"
+#include "bytes.h"
 #include "iobuf.h"
 #include "loop.h"
 #include "nbd_wire.h"
@@ -26,6 +27,13 @@
 
 struct export;
 struct nbd_conn;
+
+/* One per loop, of that loop's thread. */
+struct nbd_loop {
+	_Alignas(64) TAILQ_HEAD(, nbd_conn) conns;
+	unsigned count;
+	bool draining;
+};
 
 /*
  * What the two sides agreed on. Plain and without pointers, so that it can be handed to another
@@ -85,6 +93,7 @@ struct nbd_request {
 
 struct nbd_conn {
 	TAILQ_ENTRY(nbd_conn) link;
+	struct nbd_loop *home;
 	struct loop *loop;
 	struct stream *stream;  /* NULL when dead */
 	struct blk_handle *blk; /* from NBD_REQUEST on */
@@ -145,6 +154,18 @@ nbd_reading(const struct nbd_conn *conn)
 
 /* nbd_conn.c */
 
+/* Caches: before the loops start, after they ended. */
+int nbd_conn_start(void);
+void nbd_conn_stop(void);
+/* Owns the stream. */
+void nbd_conn_accept(struct nbd_loop *home, struct loop *loop, struct stream *stream);
+/* Its address, also when it is dead. */
+const char *nbd_conn_peer(const struct nbd_conn *conn);
+/* New requests are refused from now on; it is closed as soon as nothing is owed to the peer. */
+void nbd_conn_set_going(struct nbd_conn *conn);
+/* A wait may be over: looks again, in the loop's next phase of deferred tasks. */
+void nbd_conn_resume(struct nbd_conn *conn);
+
 /* Answers what is outstanding, then closes. `why` is for the log; NULL is nothing special. */
 void nbd_conn_close(struct nbd_conn *conn, const char *why);
 /* Closes now, whatever is in flight: answers are dropped. */
@@ -164,6 +185,16 @@ bool nbd_conn_reserve(struct nbd_conn *conn, uint32_t bytes, enum iobuf_use use)
 struct nbd_request *nbd_request_new(struct nbd_conn *conn);
 void nbd_request_release(struct nbd_request *request);
 
+/* nbd_deadline.c */
+
+/* Something is timed now. */
+void nbd_deadline_start(struct nbd_conn *conn);
+void nbd_deadline_stop(struct nbd_conn *conn);
+/* A partial request is measured from now on. */
+void nbd_deadline_restart(struct nbd_conn *conn);
+/* `bytes` were received and parsed. */
+void nbd_deadline_note(struct nbd_conn *conn, size_t bytes);
+
 /* nbd_negotiate.c */
 
 void nbd_negotiate_start(struct nbd_conn *conn);
@@ -171,6 +202,45 @@ void nbd_negotiate_start(struct nbd_conn *conn);
 size_t nbd_negotiate(struct nbd_conn *conn, const uint8_t *data, size_t length);
 /* Frees what negotiation may hold. Harmless at any time. */
 void nbd_negotiate_end(struct nbd_conn *conn);
+
+/*
+ * An answer of the handshake, all of an option's replies together: one allocation, freed when sent.
+ */
+struct nbd_message {
+	struct send_item item;
+	struct iovec iov;
+	struct writer writer;
+	uint8_t bytes[];
+};
+
+/* Room for `size` bytes. NULL: no memory, and the connection is closed. */
+struct nbd_message *nbd_message_new(struct nbd_conn *conn, size_t size);
+void nbd_message_send(struct nbd_conn *conn, struct nbd_message *message);
+/* The header of a reply to conn->option with `length` bytes of data. */
+void
+nbd_message_reply(struct writer *writer, const struct nbd_conn *conn, uint32_t type, size_t length);
+/* `text`: for people, ASCII; nothing a client sent is echoed. */
+void nbd_option_error(struct nbd_conn *conn, uint32_t type, const char *text);
+
+/* nbd_option.c */
+
+enum nbd_option_data {
+	NBD_DATA_USED,
+	NBD_DATA_IGNORED, /* skipped, however long */
+	NBD_DATA_REFUSED, /* ERR_INVALID where there is any */
+};
+
+struct nbd_option {
+	uint32_t number;
+	enum nbd_option_data data;
+	void (*handle)(struct nbd_conn *conn, const uint8_t *data, size_t length);
+};
+
+/* NULL: unknown. */
+const struct nbd_option *nbd_option_find(uint32_t number);
+/* Why it is refused before its data is looked at: NBD_REP_ERR_* and a text, or 0. */
+uint32_t nbd_option_refuse(const struct nbd_conn *conn, const struct nbd_option *option,
+	uint32_t length, const char **text);
 
 /* nbd_transmit.c */
 
@@ -192,8 +262,8 @@ void nbd_reply_error(struct nbd_request *request, int rc, const char *text);
 
 /* nbd_export.c */
 
-/* A handle for the connection; fills `info` and the terms that follow from the export. NULL with
- * *rc. */
+/* A handle for the connection; fills `info` and what of the terms follows from it. NULL with *rc.
+ */
 struct blk_handle *
 nbd_export_open(struct nbd_conn *conn, const struct export *export, struct blk_info *info, int *rc);
 uint32_t nbd_export_preferred(const struct export *export, const struct blk_info *info);

@@ -1,5 +1,5 @@
 /*
- * Life of a connection: accepted, read, flushed, held back, timed, closed, freed.
+ * Life of a connection: accepted, read, flushed, held back, closed, freed.
  *
  * It dies in three steps. Whoever finds it ought to end calls nbd_conn_kill(): the stream is
  * closed, unsent answers are dropped, the phase is NBD_DEAD. Requests still in the block layer come
@@ -11,7 +11,6 @@
 #include "nbd/nbd.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "bytes.h"
@@ -20,149 +19,21 @@
 #include "limits.h"
 #include "log.h"
 #include "slab.h"
-#include "volume.h"
 
 /* Bytes of one read during negotiation: what a wait may have to keep is small before GO (R04). */
 #define NEGOTIATION_READ (16 * 1024)
 
-/* One per loop, of that loop's thread. */
-struct nbd_loop {
-	_Alignas(64) TAILQ_HEAD(, nbd_conn) conns;
-	unsigned count;
-	bool draining;
-};
-
-static struct nbd_loop loops[LIMIT_LOOPS + 1];
 static struct slab_cache *conn_cache;
 static struct slab_cache *request_cache;
 
-static struct nbd_loop *
-loop_state(const struct loop *loop)
-{
-	return &loops[loop_index(loop)];
-}
-
-static const char *
-peer_name(const struct nbd_conn *conn)
+const char *
+nbd_conn_peer(const struct nbd_conn *conn)
 {
 	/* A dead one has no stream, but the handle's name is "nbd PEER". */
 	if (conn->stream)
 		return stream_peer(conn->stream);
 	return conn->blk ? blk_name(conn->blk) + strlen("nbd ") : "";
 }
-
-/* --- time --- */
-
-static bool
-is_partial(const struct nbd_conn *conn)
-{
-	if (conn->phase == NBD_REQUEST)
-		return conn->have > 0;
-	return conn->phase == NBD_PAYLOAD || conn->phase == NBD_REFUSED;
-}
-
-static bool
-is_timed(const struct nbd_conn *conn)
-{
-	return nbd_negotiating(conn) || is_partial(conn) || (conn->wait & NBD_WAIT_ROOM) ||
-	       !send_queue_empty(&conn->output);
-}
-
-static void
-start_sweep(struct nbd_conn *conn)
-{
-	if (conn->sweeping || conn->phase == NBD_DEAD)
-		return;
-	conn->sweeping = true;
-	loop_sweep_add(conn->loop, &conn->sweep);
-}
-
-static void
-stop_sweep(struct nbd_conn *conn)
-{
-	if (!conn->sweeping)
-		return;
-	conn->sweeping = false;
-	loop_sweep_remove(conn->loop, &conn->sweep);
-}
-
-static void
-restart_window(struct nbd_conn *conn)
-{
-	conn->progress_ns = loop_now(conn->loop);
-	conn->window_ns = conn->progress_ns;
-	conn->window_bytes = 0;
-}
-
-/* After `bytes` were received and parsed. */
-static void
-note_progress(struct nbd_conn *conn, size_t bytes)
-{
-	if (!is_partial(conn))
-		return;
-	if (conn->fresh) {
-		conn->fresh = false;
-		restart_window(conn);
-	} else {
-		conn->progress_ns = loop_now(conn->loop);
-		conn->window_bytes += bytes;
-	}
-	start_sweep(conn);
-}
-
-static bool
-is_older(uint64_t now, uint64_t then, uint64_t limit)
-{
-	return now > then && now - then > limit;
-}
-
-/* R05: what has taken too long, or NULL. */
-static const char *
-find_overdue(struct nbd_conn *conn, uint64_t now)
-{
-	if (nbd_negotiating(conn) && is_older(now, conn->since, LIMIT_NBD_HANDSHAKE))
-		return "negotiation took too long";
-	if (!send_queue_empty(&conn->output) &&
-		is_older(now, conn->output.progress_ns, LIMIT_OUTPUT_STALL))
-		return "takes no answers";
-	if (!is_partial(conn))
-		return NULL;
-	if (conn->wait || conn->leftover.length) {
-		/* We do not read: the peer's clock stands still. */
-		restart_window(conn);
-		return NULL;
-	}
-	if (is_older(now, conn->progress_ns, LIMIT_PARTIAL_IDLE))
-		return "stopped in the middle of a request";
-	if (is_older(now, conn->window_ns, LIMIT_PARTIAL_WINDOW)) {
-		/* Silence has its own, longer limit. */
-		if (conn->window_bytes > 0 && conn->window_bytes < LIMIT_PARTIAL_BYTES)
-			return "sends a request too slowly";
-		conn->window_ns = now;
-		conn->window_bytes = 0;
-	}
-	return NULL;
-}
-
-static void schedule_resume(struct nbd_conn *conn);
-
-static void
-on_sweep(struct loop_sweep *sweep, uint64_t now)
-{
-	struct nbd_conn *conn = container_of(sweep, struct nbd_conn, sweep);
-	const char *overdue = find_overdue(conn, now);
-
-	if (overdue) {
-		nbd_conn_kill(conn, overdue);
-		return;
-	}
-	if (conn->wait & NBD_WAIT_ROOM)
-		schedule_resume(conn);
-	if (!is_timed(conn))
-		stop_sweep(conn);
-}
-
-/* --- death --- */
 
 static void
 reap_when_unused(struct nbd_conn *conn)
@@ -177,10 +48,9 @@ static void
 on_reap(struct loop_task *task)
 {
 	struct nbd_conn *conn = container_of(task, struct nbd_conn, reap);
-	struct nbd_loop *state = loop_state(conn->loop);
 
-	TAILQ_REMOVE(&state->conns, conn, link);
-	state->count--;
+	TAILQ_REMOVE(&conn->home->conns, conn, link);
+	conn->home->count--;
 	iobuf_account_close(&conn->account);
 	if (conn->blk)
 		blk_close(conn->blk);
@@ -206,17 +76,15 @@ nbd_conn_kill(struct nbd_conn *conn, const char *why)
 	if (conn->phase == NBD_DEAD)
 		return;
 	if (why)
-		log_debug("nbd %s: %s: closed", peer_name(conn), why);
+		log_debug("nbd %s: %s: closed", nbd_conn_peer(conn), why);
 	conn->phase = NBD_DEAD;
 	drop_input(conn);
 	send_queue_drop(&conn->output, -ECONNABORTED);
-	stop_sweep(conn);
+	nbd_deadline_stop(conn);
 	stream_close(conn->stream);
 	conn->stream = NULL;
 	reap_when_unused(conn);
 }
-
-/* --- output --- */
 
 static void
 schedule_flush(struct nbd_conn *conn)
@@ -238,7 +106,7 @@ nbd_conn_close(struct nbd_conn *conn, const char *why)
 	if (conn->phase >= NBD_CLOSING)
 		return;
 	if (why)
-		log_debug("nbd %s: %s: closing", peer_name(conn), why);
+		log_debug("nbd %s: %s: closing", nbd_conn_peer(conn), why);
 	conn->phase = NBD_CLOSING;
 	drop_input(conn);
 	schedule_flush(conn);
@@ -292,12 +160,12 @@ flush_output(struct nbd_conn *conn)
 	}
 	conn->blocked = rc == -EAGAIN;
 	if (conn->blocked) {
-		start_sweep(conn);
+		nbd_deadline_start(conn);
 	} else if ((conn->phase == NBD_CLOSING || conn->going) && is_idle(conn)) {
 		nbd_conn_kill(conn, NULL);
 		return;
 	} else if (conn->wait & NBD_WAIT_OUTPUT) {
-		schedule_resume(conn);
+		nbd_conn_resume(conn);
 	}
 	set_watch(conn);
 }
@@ -311,8 +179,6 @@ on_flush(struct loop_task *task)
 		flush_output(conn);
 	reap_when_unused(conn);
 }
-
-/* --- input --- */
 
 const uint8_t *
 nbd_conn_header(struct nbd_conn *conn, const uint8_t *data, size_t length, size_t size,
@@ -423,9 +289,9 @@ read_input(struct nbd_conn *conn)
 	used = feed_bytes(conn, buffer, rest);
 	if (used < rest && conn->phase < NBD_CLOSING)
 		keep_leftover(conn, buffer + used, rest - used);
-	note_progress(conn, (size_t)got);
+	nbd_deadline_note(conn, (size_t)got);
 	if (conn->wait & NBD_WAIT_ROOM)
-		start_sweep(conn);
+		nbd_deadline_start(conn);
 	set_watch(conn);
 }
 
@@ -440,8 +306,8 @@ on_ready(struct stream *stream, unsigned events)
 		read_input(conn);
 }
 
-static void
-schedule_resume(struct nbd_conn *conn)
+void
+nbd_conn_resume(struct nbd_conn *conn)
 {
 	if (!conn->resume.queued)
 		loop_defer(conn->loop, &conn->resume);
@@ -461,9 +327,9 @@ on_resume(struct loop_task *task)
 	if (conn->leftover.length && nbd_reading(conn)) {
 		feed_leftover(conn);
 		conn->fresh = true;
-		note_progress(conn, 0);
+		nbd_deadline_note(conn, 0);
 		if (conn->wait & NBD_WAIT_ROOM)
-			start_sweep(conn);
+			nbd_deadline_start(conn);
 	}
 	set_watch(conn);
 }
@@ -480,8 +346,8 @@ on_granted(struct iobuf_account *account)
 		return;
 	}
 	nbd_transmit_granted(conn);
-	restart_window(conn);
-	schedule_resume(conn);
+	nbd_deadline_restart(conn);
+	nbd_conn_resume(conn);
 }
 
 bool
@@ -494,8 +360,6 @@ nbd_conn_reserve(struct nbd_conn *conn, uint32_t bytes, enum iobuf_use use)
 	conn->wanted_use = use;
 	return false;
 }
-
-/* --- requests --- */
 
 struct nbd_request *
 nbd_request_new(struct nbd_conn *conn)
@@ -526,28 +390,19 @@ nbd_request_release(struct nbd_request *request)
 	if (conn->phase == NBD_DEAD)
 		reap_when_unused(conn);
 	else if (conn->wait & NBD_WAIT_ROOM)
-		schedule_resume(conn);
+		nbd_conn_resume(conn);
 }
 
-/* --- the frontend --- */
-
-static int
-start_frontend(void)
+int
+nbd_conn_start(void)
 {
 	conn_cache = slab_cache_new("nbd_conn", sizeof(struct nbd_conn), 0, 0, NULL);
 	request_cache = slab_cache_new("nbd_request", sizeof(struct nbd_request), 0, 0, NULL);
-	if (!conn_cache || !request_cache)
-		return -ENOMEM;
-	for (size_t i = 0; i < ARRAY_SIZE(loops); i++) {
-		TAILQ_INIT(&loops[i].conns);
-		loops[i].count = 0;
-		loops[i].draining = false;
-	}
-	return 0;
+	return conn_cache && request_cache ? 0 : -ENOMEM;
 }
 
-static void
-stop_frontend(void)
+void
+nbd_conn_stop(void)
 {
 	if (conn_cache)
 		slab_cache_free(conn_cache);
@@ -557,19 +412,17 @@ stop_frontend(void)
 	request_cache = NULL;
 }
 
-static void
-accept_stream(struct loop *loop, struct stream *stream, const struct portal *portal)
+void
+nbd_conn_accept(struct nbd_loop *home, struct loop *loop, struct stream *stream)
 {
-	struct nbd_loop *state = loop_state(loop);
-	struct nbd_conn *conn;
+	struct nbd_conn *conn = home->draining ? NULL : slab_alloc(conn_cache);
 
-	(void)portal;
-	conn = state->draining ? NULL : slab_alloc(conn_cache);
 	if (!conn) {
 		stream_close(stream);
 		return;
 	}
 	*conn = (struct nbd_conn){
+		.home = home,
 		.loop = loop,
 		.stream = stream,
 		.phase = NBD_CLIENT_FLAGS,
@@ -578,7 +431,6 @@ accept_stream(struct loop *loop, struct stream *stream, const struct portal *por
 		.flush.run = on_flush,
 		.resume.run = on_resume,
 		.reap.run = on_reap,
-		.sweep.sweep = on_sweep,
 		.since = loop_now(loop),
 		.id = frontend_next_id(),
 	};
@@ -589,108 +441,17 @@ accept_stream(struct loop *loop, struct stream *stream, const struct portal *por
 	}
 	iobuf_account_init(&conn->account, loop, on_granted);
 	send_queue_init(&conn->output, stream);
-	TAILQ_INSERT_TAIL(&state->conns, conn, link);
-	state->count++;
-	start_sweep(conn);
+	TAILQ_INSERT_TAIL(&home->conns, conn, link);
+	home->count++;
+	nbd_deadline_start(conn);
 	nbd_negotiate_start(conn);
 }
 
-/* New requests are refused from now on; it is closed as soon as nothing is owed to the peer. */
-static void
-begin_going(struct nbd_conn *conn)
+void
+nbd_conn_set_going(struct nbd_conn *conn)
 {
 	if (conn->phase == NBD_DEAD)
 		return;
 	conn->going = true;
 	schedule_flush(conn);
 }
-
-static void
-drain_loop(struct loop *loop)
-{
-	struct nbd_loop *state = loop_state(loop);
-	struct nbd_conn *conn;
-
-	state->draining = true;
-	TAILQ_FOREACH(conn, &state->conns, link)
-		begin_going(conn);
-}
-
-static void
-abort_loop(struct loop *loop)
-{
-	struct nbd_conn *conn;
-
-	TAILQ_FOREACH(conn, &loop_state(loop)->conns, link)
-		nbd_conn_kill(conn, NULL);
-}
-
-static void
-forget_volume(struct loop *loop, struct volume *volume)
-{
-	struct nbd_conn *conn;
-
-	TAILQ_FOREACH(conn, &loop_state(loop)->conns, link) {
-		if (conn->blk && blk_volume(conn->blk) == volume)
-			begin_going(conn);
-	}
-}
-
-static unsigned
-count_connections(struct loop *loop, unsigned *in_flight)
-{
-	struct nbd_loop *state = loop_state(loop);
-	struct nbd_conn *conn;
-
-	*in_flight = 0;
-	TAILQ_FOREACH(conn, &state->conns, link)
-		*in_flight += conn->in_flight;
-	return state->count;
-}
-
-static void
-describe_conn(const struct nbd_conn *conn, char *text, size_t size)
-{
-	if (nbd_negotiating(conn))
-		snprintf(text, size, "negotiating");
-	else
-		snprintf(text, size, "%s%s%s%s", conn->terms.structured ? "structured" : "simple",
-			conn->terms.base_allocation ? ", " NBD_BASE_ALLOCATION : "",
-			conn->terms.flags & NBD_FLAG_READ_ONLY ? ", read-only" : "",
-			conn->going || conn->phase >= NBD_CLOSING ? ", closing" : "");
-}
-
-static void
-visit_connections(struct loop *loop, connection_visit *visit, void *arg)
-{
-	struct nbd_conn *conn;
-	char what[80];
-
-	TAILQ_FOREACH(conn, &loop_state(loop)->conns, link) {
-		struct connection_row row = {
-			.id = conn->id,
-			.protocol = "nbd",
-			.client = peer_name(conn),
-			.name = "",
-			.volume = conn->blk ? volume_name(blk_volume(conn->blk)) : "",
-			.since = conn->since,
-			.in_flight = conn->in_flight,
-			.what = what,
-		};
-
-		describe_conn(conn, what, sizeof(what));
-		visit(&row, arg);
-	}
-}
-
-const struct frontend nbd_frontend = {
-	.name = "nbd",
-	.start = start_frontend,
-	.stop = stop_frontend,
-	.accept = accept_stream,
-	.drain = drain_loop,
-	.abort = abort_loop,
-	.connections = count_connections,
-	.visit = visit_connections,
-	.volume_gone = forget_volume,
-};

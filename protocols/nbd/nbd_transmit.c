@@ -118,8 +118,6 @@ check_request(const struct nbd_conn *conn, const struct nbd_request *request,
 	return blk_check(conn->blk, offset, length) ? 0 : -ERANGE;
 }
 
-/* --- submitting --- */
-
 static unsigned
 block_flags(const struct nbd_request *request)
 {
@@ -207,8 +205,6 @@ nbd_transmit_granted(struct nbd_conn *conn)
 	conn->current = NULL;
 	start_request(conn, request);
 }
-
-/* --- payload --- */
 
 /* From now on the rest of the payload is thrown away, and then answered (R03, R09). */
 static void
@@ -344,8 +340,6 @@ skip_payload(struct nbd_conn *conn, size_t length)
 		end_refused(conn);
 	return used;
 }
-
-/* --- requests --- */
 
 static void
 dispatch_request(struct nbd_conn *conn, struct nbd_request *request, const struct command *command)

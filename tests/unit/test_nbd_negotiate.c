@@ -670,6 +670,22 @@ test_drain_answers_the_option(void **state)
 	assert_false(peer_is_open(&peer));
 }
 
+/* EXPORT_NAME has no error reply. */
+static void
+test_drain_during_export_name(void **state)
+{
+	(void)state;
+	peer_hello(&peer);
+	peer_be64(&peer, NBD_IHAVEOPT);
+	peer_be32(&peer, NBD_OPT_EXPORT_NAME);
+	peer_flush(&peer);
+	peer_drain(&peer);
+	peer_be32(&peer, 0);
+	peer_flush(&peer);
+	peer_expect_nothing(&peer);
+	assert_false(peer_is_open(&peer));
+}
+
 /* Hanging up at any byte leaves nothing behind. */
 static void
 test_hang_up_at_every_byte(void **state)
@@ -725,6 +741,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_deadline, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_drain_during_option, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_drain_answers_the_option, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_drain_during_export_name, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_hang_up_at_every_byte, setup, teardown),
 	};
 
