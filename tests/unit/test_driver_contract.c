@@ -777,8 +777,7 @@ failed_sync_is_told_to_all(void **state)
 			flushers[i].number = i;
 			call_on(i % 2, start_flusher, &flushers[i]);
 		}
-		@ @ for (unsigned i = 0; i < 4; i++)
-		{
+		for (unsigned i = 0; i < 4; i++) {
 			pthread_mutex_lock(&lock);
 			while (!flushers[i].over)
 				pthread_cond_wait(&changed, &lock);
