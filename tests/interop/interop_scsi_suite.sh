@@ -10,14 +10,21 @@ families="Inquiry Mandatory ModeSense6 NoMedia Read6 Read10 Read12 Read16 ReadCa
 	StartStopUnit TestUnitReady Unmap Write10 Write12 Write16 WriteSame10 WriteSame16
 	iSCSIcmdsn iSCSIdatasn iSCSIResiduals iSCSITMF"
 
-# Lines "pass NAME", "fail NAME" or "skip NAME WHY". A test's verdict stands at the end of its line, or
-# of a later one when it had something to say.
+# Lines "pass NAME", "fail NAME" or "skip NAME WHY". A verdict stands at the end of the test's line, or of
+# a later one when the test had something to say; what follows it is about the next.
 read_verdicts() {
 	awk '
 		/^  Test: / { name = $2; why = "" }
-		/\[SKIPPED\]/ && why == "" { why = $0; sub(/.*\[SKIPPED\] */, "", why); sub(/ *\.*passed$/, "", why) }
-		name != "" && /passed$/ { print (why == "" ? "pass" : "skip"), name, why; name = "" }
-		name != "" && /FAILED$/ { print "fail", name; name = "" }
+		name == "" { next }
+		match($0, /(^|[. ])(passed|FAILED)( |$)/) {
+			verdict = substr($0, RSTART, RLENGTH) ~ /passed/ ? "pass" : "fail"
+			$0 = substr($0, 1, RSTART)
+		}
+		why == "" && sub(/.*\[SKIPPED\] */, "") { why = $0; sub(/[ .]*$/, "", why) }
+		verdict != "" {
+			print verdict == "pass" && why != "" ? "skip" : verdict, name, why
+			name = verdict = ""
+		}
 		END { if (name != "") print "fail", name }
 	' "$1"
 }
