@@ -439,10 +439,12 @@ config_read_file(struct config *config, const char *path)
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	size_t length = 0;
 	char *text = fd < 0 ? NULL : read_whole(fd, &length);
+	bool usage = config->usage;
 
 	if (!text) {
+		/* A line without a place, but no mistake of the command line. */
 		config_usage(config, "%s: %m", path);
-		config->usage = false;
+		config->usage = usage;
 	} else {
 		config_read_text(config, path, text, length);
 	}

@@ -48,6 +48,13 @@ default_path(char *text, size_t room)
 		snprintf(text, room, "/run/slabd.sock");
 }
 
+/* An address_text() without "unix:": here it goes without saying. */
+static const char *
+skip_scheme(const char *text)
+{
+	return strncmp(text, "unix:", 5) == 0 ? text + 5 : text;
+}
+
 int
 control_bind(const struct conf *configuration, struct error *error)
 {
@@ -70,9 +77,9 @@ control_bind(const struct conf *configuration, struct error *error)
 			return 0;
 	}
 	if (conf->control)
-		return error_set(error, -EADDRNOTAVAIL, "control %.400s", cause.text);
+		return error_set(error, -EADDRNOTAVAIL, "control %.400s", skip_scheme(cause.text));
 	log_warn("control %s: going on without slabctl (--control PATH names another place)",
-		cause.text);
+		skip_scheme(cause.text));
 	return 0;
 }
 

@@ -36,13 +36,13 @@ static const struct option long_options[] = {
 	{"print-config", no_argument, NULL, OPTION_PRINT},
 	{"version", no_argument, NULL, OPTION_VERSION},
 	{"help", no_argument, NULL, OPTION_HELP},
-	{"tls", optional_argument, NULL, OPTION_LATER},
-	{"tls-cert", optional_argument, NULL, OPTION_LATER},
-	{"tls-key", optional_argument, NULL, OPTION_LATER},
-	{"tls-ca", optional_argument, NULL, OPTION_LATER},
-	{"tls-psk", optional_argument, NULL, OPTION_LATER},
-	{"stdio", optional_argument, NULL, OPTION_LATER},
-	{"state", optional_argument, NULL, OPTION_LATER},
+	{"tls", required_argument, NULL, OPTION_LATER},
+	{"tls-cert", required_argument, NULL, OPTION_LATER},
+	{"tls-key", required_argument, NULL, OPTION_LATER},
+	{"tls-ca", required_argument, NULL, OPTION_LATER},
+	{"tls-psk", required_argument, NULL, OPTION_LATER},
+	{"stdio", no_argument, NULL, OPTION_LATER},
+	{"state", required_argument, NULL, OPTION_LATER},
 	{0},
 };
 
@@ -78,31 +78,37 @@ options_help(void)
 		stdout);
 }
 
-/* What getopt_long() refused: an unknown option, or one without its argument. */
 static void
-complain(struct config *config, int code, const char *word)
+complain_about_unknown(struct config *config, const char *name)
 {
 	struct nearest nearest;
-	char name[64], hint[96];
 
-	snprintf(name, sizeof(name), "%.*s", (int)strcspn(word, "="), word);
-	if (code == ':') {
-		config_usage(config, "%s needs an argument", name);
-		return;
-	}
 	nearest_init(&nearest, name + strspn(name, "-"));
-	for (const struct option *o = long_options; o->name; o++) {
-		if (strcmp(nearest.word, o->name) == 0) {
-			config_usage(config, "%s takes no argument", name);
-			return;
-		}
+	for (const struct option *o = long_options; o->name; o++)
 		nearest_try(&nearest, o->name);
-	}
 	if (nearest.best)
 		config_usage(config, "unknown option %s (did you mean --%s?)", name, nearest.best);
 	else
-		config_usage(config, "unknown option %s%s", name,
-			nearest_text(&nearest, hint, sizeof(hint)));
+		config_usage(config, "unknown option %s", name);
+}
+
+/* What getopt_long() refused: `value` is the option's, 0 when it is not known. */
+static void
+complain(struct config *config, int code, int value, const char *word)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(word, "="), word);
+	if (value == OPTION_LATER)
+		config_usage(config, "%s: not there yet in this version", name);
+	else if (code == ':')
+		config_usage(config, "%s needs an argument", name);
+	else if (value == 0)
+		complain_about_unknown(config, name);
+	else if (value < OPTION_NBD)
+		config_usage(config, "unknown option -%c", value);
+	else
+		config_usage(config, "%s takes no argument", name);
 }
 
 static void
@@ -156,51 +162,53 @@ apply(struct config *config, int code, int index, enum options_action *action)
 	}
 }
 
-static const struct option *
-find_long(int code)
-{
-	const struct option *o = long_options;
+static const char short_options[] = ":c:";
 
-	while (o->name && o->val != code)
-		o++;
-	return o;
+/* The file comes first, wherever it is named: the command line adds to it. getopt_long() moves
+ * words about, and a second look must find them where they were. */
+static void
+read_config(int argc, char **argv, struct config *config)
+{
+	char **copy = calloc((size_t)argc + 1, sizeof(*copy));
+	const char *file = NULL;
+	int code;
+
+	if (!copy) {
+		config->no_memory = true;
+		return;
+	}
+	memcpy(copy, argv, (size_t)argc * sizeof(*copy));
+	while ((code = getopt_long(argc, copy, short_options, long_options, NULL)) != -1) {
+		if (code == 'c' && file)
+			config_usage(config, "--config is given twice");
+		else if (code == 'c')
+			file = optarg;
+	}
+	free(copy);
+	if (file)
+		config_read_file(config, file);
 }
 
 enum options_action
 options_parse(int argc, char **argv, struct config *config)
 {
 	enum options_action action = OPTIONS_SERVE;
-	const char *file = NULL;
 	int code, index = 0;
+	bool wrong;
 
-	/* The file comes first, wherever it is named: the command line adds to it. */
 	opterr = 0;
-	while ((code = getopt_long(argc, argv, ":c:", long_options, NULL)) != -1) {
-		if (code == 'c' && file)
-			config_usage(config, "--config is given twice");
-		else if (code == 'c')
-			file = optarg;
-	}
-	if (file)
-		config_read_file(config, file);
+	read_config(argc, argv, config);
 	optind = 0;
-	while ((code = getopt_long(argc, argv, ":c:", long_options, &index)) != -1) {
-		if (code == '?' && optopt > 0 && optopt < 256) {
-			config_usage(config, "unknown option -%c", optopt);
-		} else if (code == ':' && optopt > 0) {
-			const struct option *o = find_long(optopt);
-
-			if (optopt == 'c')
-				config_usage(config, "--config needs an argument");
-			else
-				config_usage(config, "--%s needs an argument", o->name);
-		} else if (code == '?' || code == ':') {
-			complain(config, code, argv[optind - 1]);
-		} else {
+	while ((code = getopt_long(argc, argv, short_options, long_options, &index)) != -1) {
+		if (code == '?' || code == ':')
+			complain(config, code, optopt, argv[optind - 1]);
+		else
 			apply(config, code, index, &action);
-		}
 	}
+	/* After an option that is not known, a bare word may well be its argument. */
+	wrong = config->usage;
 	for (int i = optind; i < argc; i++)
-		config_add_volume(config, argv[i]);
+		if (!wrong || strchr(argv[i], '='))
+			config_add_volume(config, argv[i]);
 	return action;
 }

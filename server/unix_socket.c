@@ -10,6 +10,16 @@
 
 #include "address.h"
 
+/* Something else has the name. */
+static bool
+is_other_file(const struct sockaddr_un *address)
+{
+	struct stat st;
+
+	return address->sun_path[0] != '\0' && lstat(address->sun_path, &st) == 0 &&
+	       !S_ISSOCK(st.st_mode);
+}
+
 /* A socket file whose listener is gone: connect(2) says ECONNREFUSED. */
 static bool
 is_stale(const struct sockaddr_un *address, socklen_t length)
@@ -63,8 +73,11 @@ unix_listen(const struct sockaddr_un *address, socklen_t length, mode_t mask, st
 		return fd;
 	if (fd >= 0)
 		close(fd);
-	return error_set(
-		error, rc, "%s: %s", text, rc == -EADDRINUSE ? "address in use" : strerror(-rc));
+	if (rc == -EADDRINUSE)
+		return error_set(error, rc, "%s: %s", text,
+			is_other_file(address) ? "a file that is no socket has this name"
+					       : "address in use");
+	return error_set(error, rc, "%s: %s", text, strerror(-rc));
 }
 
 void
