@@ -162,7 +162,7 @@ items_come_and_go(void **state)
 	(void)state;
 	for (int i = 0; i < 20; i++) {
 		struct conf_volume *volume = config_item_add(volumes, &conf);
-		char name[8];
+		char name[16];
 
 		assert_non_null(volume);
 		snprintf(name, sizeof(name), "v%d", i);
