@@ -1,6 +1,7 @@
 /* Volumes come and go by slabctl while verified I/O runs on others over both protocols. */
 #include "config.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,6 +124,6 @@ main(void)
 	}
 	tap_ok(after <= before, "descriptors come back: %u before, %u after", before, after);
 	canary_stop();
-	tap_ok(server_stop(&server, 15) == 0, "slabd ends well");
+	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
 	return tap_done();
 }

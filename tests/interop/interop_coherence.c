@@ -8,6 +8,7 @@
 #include <iscsi/iscsi.h>
 #include <iscsi/scsi-lowlevel.h>
 #include <libnbd.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,6 +168,6 @@ main(void)
 	rng = test_seed();
 	test_volume("disk0");
 	test_volume("web");
-	tap_ok(server_stop(&server, 15) == 0, "slabd ends well");
+	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
 	return tap_done();
 }

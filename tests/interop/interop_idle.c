@@ -2,6 +2,7 @@
  * 100. */
 #include "config.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,5 +73,6 @@ main(void)
 		(unsigned long long)few / 1024, FEW, (unsigned long long)many / 1024, MANY);
 	for (unsigned i = 0; i < MANY; i++)
 		wire_close(&wires[i]);
+	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
 	return tap_done();
 }

@@ -5,6 +5,7 @@
 #include <iscsi/iscsi.h>
 #include <iscsi/scsi-lowlevel.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -329,6 +330,6 @@ main(void)
 	test_read_write();
 	test_provisioning();
 	close_session(iscsi);
-	tap_ok(server_stop(&server, 15) == 0, "slabd ends well");
+	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
 	return tap_done();
 }

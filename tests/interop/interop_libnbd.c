@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <libnbd.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -270,6 +271,6 @@ main(void)
 	test_pipeline();
 	test_unix();
 	test_simple();
-	tap_ok(server_stop(&server, 15) == 0, "slabd ends well");
+	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
 	return tap_done();
 }

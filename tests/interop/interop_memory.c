@@ -7,6 +7,7 @@
 #include <iscsi/iscsi.h>
 #include <iscsi/scsi-lowlevel.h>
 #include <libnbd.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -211,7 +212,7 @@ check_start(const char *const *args)
 		if (server.start_seconds < best)
 			best = server.start_seconds;
 		if (i < 2)
-			server_stop(&server, 15);
+			server_stop(&server, SIGTERM);
 	}
 	tap_ok(best < 1.0, "1 PiB is served after %.3f s (best of 3), under a second", best);
 }
@@ -256,5 +257,6 @@ main(void)
 	nbd_close(nbd);
 	iscsi_logout_sync(iscsi);
 	iscsi_destroy_context(iscsi);
+	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
 	return tap_done();
 }
