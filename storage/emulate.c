@@ -2,10 +2,6 @@
  * What a driver does not do itself, made of what it does. One emulation carries out one request,
  * step by step: a step asks the driver for something by `sub` and names the step that follows; all
  * steps run on the request's loop, later than the one before.
- *
- * Requests that do not fit the driver's alignment go through bounce buffers; a write whose edge
- * shares a block with others reads that block first, under a freeze of its range
- * (read-modify-write).
  */
 #include "config.h"
 
@@ -14,32 +10,11 @@
 #include <string.h>
 
 #include "bytes.h"
-#include "check.h"
-#include "iobuf.h"
+#include "emulation.h"
 #include "slab.h"
-#include "storage.h"
-
-#define ZERO_PIECE  65536
-#define ZERO_PIECES (LIMIT_IOBUF_PIECE / ZERO_PIECE)
-
-struct emulation {
-	struct blk_request sub;
-	struct blk_request *parent;
-	struct volume *volume;
-	void (*next)(struct emulation *e);
-	struct freeze freeze;
-	bool frozen;
-	bool write_zeroes; /* the driver's own ZERO would not do */
-	struct iobuf bounce;
-	struct iovec iov[ZERO_PIECES];
-	uint64_t at; /* the first byte of the parent that is not done */
-	/* The aligned piece in the bounce buffer, and how much of the parent it holds. */
-	uint64_t piece, piece_length;
-	uint64_t part;
-};
 
 static struct slab_cache *emulations;
-static uint8_t *zeroes; /* ZERO_PIECE bytes, aligned for any driver */
+uint8_t *emulation_zeroes;
 
 int
 emulate_start(void)
@@ -49,12 +24,12 @@ emulate_start(void)
 	if (rc)
 		return rc;
 	emulations = slab_cache_new("blk_emulation", sizeof(struct emulation), 0, 0, NULL);
-	zeroes = aligned_alloc(ZERO_PIECE, ZERO_PIECE);
-	if (!emulations || !zeroes) {
+	emulation_zeroes = aligned_alloc(ZERO_PIECE, ZERO_PIECE);
+	if (!emulations || !emulation_zeroes) {
 		emulate_stop();
 		return -ENOMEM;
 	}
-	memset(zeroes, 0, ZERO_PIECE);
+	memset(emulation_zeroes, 0, ZERO_PIECE);
 	return 0;
 }
 
@@ -63,26 +38,13 @@ emulate_stop(void)
 {
 	if (emulations)
 		slab_cache_free(emulations);
-	free(zeroes);
+	free(emulation_zeroes);
 	emulations = NULL;
-	zeroes = NULL;
+	emulation_zeroes = NULL;
 }
 
-static uint64_t
-parent_end(const struct emulation *e)
-{
-	return e->parent->offset + e->parent->length;
-}
-
-static bool
-has_native(const struct emulation *e, enum blk_op op)
-{
-	return e->volume->info.native & 1u << op;
-}
-
-/* The one end of every emulation. */
-static void
-end_emulation(struct emulation *e, int rc)
+void
+emulation_end(struct emulation *e, int rc)
 {
 	struct blk_request *parent = e->parent;
 
@@ -101,8 +63,8 @@ sub_done(struct blk_request *sub)
 	e->next(e);
 }
 
-static void
-ask_driver(struct emulation *e, enum blk_op op, uint64_t offset, uint64_t length,
+void
+emulation_ask(struct emulation *e, enum blk_op op, uint64_t offset, uint64_t length,
 	const struct iovec *iov, unsigned niov, void (*next)(struct emulation *e))
 {
 	e->next = next;
@@ -121,9 +83,8 @@ ask_driver(struct emulation *e, enum blk_op op, uint64_t offset, uint64_t length
 	blk_dispatch(&e->sub);
 }
 
-/* Copies between the parent's data, from `skip` on, and the bounce buffer, from `from` on. */
-static void
-copy_bounce(struct emulation *e, bool in, uint64_t skip, uint64_t from, uint64_t length)
+void
+emulation_copy(struct emulation *e, bool in, uint64_t skip, uint64_t from, uint64_t length)
 {
 	const struct blk_request *parent = e->parent;
 
@@ -148,23 +109,15 @@ copy_bounce(struct emulation *e, bool in, uint64_t skip, uint64_t from, uint64_t
 	}
 }
 
-/* Chooses the next aligned piece that holds parent's bytes from `at` on, at most `most` long. */
-static void
-choose_piece(struct emulation *e, uint64_t most)
+void
+emulation_piece(struct emulation *e, uint64_t most)
 {
 	uint64_t align = e->volume->align_mask + 1;
-	uint64_t end = parent_end(e);
+	uint64_t end = emulation_limit(e);
 
 	e->piece = round_down(e->at, align);
 	e->piece_length = min_u64(round_up(end, align) - e->piece, most);
 	e->part = min_u64(end, e->piece + e->piece_length) - e->at;
-}
-
-/* Bytes that one sub-request may carry. */
-static uint64_t
-piece_max(const struct emulation *e)
-{
-	return min_u64(LIMIT_IOBUF_PIECE, e->volume->info.transfer_max);
 }
 
 static void
@@ -174,15 +127,13 @@ range_frozen(struct freeze *freeze, int rc)
 
 	e->frozen = rc == 0;
 	if (rc)
-		end_emulation(e, rc);
+		emulation_end(e, rc);
 	else
 		e->next(e);
 }
 
-/* The parent becomes the owner of its range: other freezes queue behind it, and do not wait for it.
- */
-static void
-freeze_range(struct emulation *e, enum freeze_mode mode, void (*next)(struct emulation *e))
+void
+emulation_freeze(struct emulation *e, enum freeze_mode mode, void (*next)(struct emulation *e))
 {
 	e->next = next;
 	blk_unlist(e->parent);
@@ -190,184 +141,12 @@ freeze_range(struct emulation *e, enum freeze_mode mode, void (*next)(struct emu
 		&e->freeze, e->volume, e->parent->offset, e->parent->length, mode, range_frozen);
 }
 
-/* READ through the bounce buffer. */
-
-static void read_piece(struct emulation *e);
-
-static void
-piece_read(struct emulation *e)
-{
-	if (e->sub.rc) {
-		end_emulation(e, e->sub.rc);
-		return;
-	}
-	copy_bounce(e, false, e->at - e->parent->offset, e->at - e->piece, e->part);
-	e->at += e->part;
-	read_piece(e);
-}
-
-static void
-read_piece(struct emulation *e)
-{
-	int rc;
-
-	if (e->at == parent_end(e)) {
-		end_emulation(e, 0);
-		return;
-	}
-	choose_piece(e, piece_max(e));
-	iobuf_free(&e->bounce);
-	rc = iobuf_take(&e->bounce, e->piece_length);
-	if (rc)
-		end_emulation(e, rc);
-	else
-		ask_driver(e, BLK_READ, e->piece, e->piece_length, e->bounce.iov, e->bounce.niov,
-			piece_read);
-}
-
-/* WRITE and ZERO: aligned pieces, edges read first. */
-
-static void next_piece(struct emulation *e);
-
-static void
-piece_written(struct emulation *e)
-{
-	if (e->sub.rc) {
-		end_emulation(e, e->sub.rc);
-		return;
-	}
-	e->at += e->part;
-	next_piece(e);
-}
-
-static void
-write_piece(struct emulation *e)
-{
-	if (e->parent->op == BLK_ZERO)
-		iov_zero(e->bounce.iov, e->bounce.niov, e->at - e->piece, e->part);
-	else
-		copy_bounce(e, true, e->at - e->parent->offset, e->at - e->piece, e->part);
-	ask_driver(e, BLK_WRITE, e->piece, e->piece_length, e->bounce.iov, e->bounce.niov,
-		piece_written);
-}
-
-/* Reads the block at `offset` into its place in the bounce buffer. */
-static void
-read_edge(struct emulation *e, uint64_t offset, void (*next)(struct emulation *e))
-{
-	uint64_t align = e->volume->align_mask + 1;
-	unsigned n = iov_slice(e->bounce.iov, e->bounce.niov, offset - e->piece, align, e->iov,
-		ARRAY_SIZE(e->iov), NULL);
-
-	ask_driver(e, BLK_READ, offset, align, e->iov, n, next);
-}
-
-static void
-edges_read(struct emulation *e)
-{
-	if (e->sub.rc)
-		end_emulation(e, e->sub.rc);
-	else
-		write_piece(e);
-}
-
-static void
-read_last_edge(struct emulation *e)
-{
-	uint64_t mask = e->volume->align_mask;
-	uint64_t end = e->at + e->part;
-
-	if (end & mask)
-		read_edge(e, end & ~mask, edges_read);
-	else
-		write_piece(e);
-}
-
-static void
-first_edge_read(struct emulation *e)
-{
-	uint64_t mask = e->volume->align_mask;
-
-	if (e->sub.rc)
-		end_emulation(e, e->sub.rc);
-	/* Both edges in one block: it is there already. */
-	else if ((e->at & ~mask) == ((e->at + e->part) & ~mask))
-		write_piece(e);
-	else
-		read_last_edge(e);
-}
-
-static void
-bounce_piece(struct emulation *e, uint64_t most)
-{
-	int rc;
-
-	choose_piece(e, most);
-	iobuf_free(&e->bounce);
-	rc = iobuf_take(&e->bounce, e->piece_length);
-	if (rc)
-		end_emulation(e, rc);
-	else if (e->at & e->volume->align_mask)
-		read_edge(e, e->piece, first_edge_read);
-	else
-		read_last_edge(e);
-}
-
-static void
-driver_zeroed(struct emulation *e)
-{
-	if (e->sub.rc == -ENOTSUP && !(e->parent->flags & BLK_FAST_ONLY)) {
-		e->write_zeroes = true;
-		next_piece(e);
-		return;
-	}
-	piece_written(e);
-}
-
-static void
-write_zeroes(struct emulation *e)
-{
-	unsigned n = 0;
-
-	for (uint64_t left = e->part; left; left -= e->iov[n++].iov_len)
-		e->iov[n] = (struct iovec){zeroes, min_size(ZERO_PIECE, left)};
-	ask_driver(e, BLK_WRITE, e->at, e->part, e->iov, n, piece_written);
-}
-
-static void
-next_piece(struct emulation *e)
-{
-	uint64_t mask = e->volume->align_mask;
-	uint64_t end = parent_end(e);
-
-	if (e->at == end) {
-		end_emulation(e, 0);
-		return;
-	}
-	if (e->parent->op == BLK_WRITE) {
-		bounce_piece(e, piece_max(e));
-		return;
-	}
-	/* ZERO: only a block that is not wholly ours needs to be read and bounced. */
-	if (e->at & mask || end - e->at <= mask) {
-		bounce_piece(e, mask + 1);
-		return;
-	}
-	e->part = (end & ~mask) - e->at;
-	if (!e->write_zeroes) {
-		ask_driver(e, BLK_ZERO, e->at, e->part, NULL, 0, driver_zeroed);
-		return;
-	}
-	e->part = min_u64(e->part, piece_max(e));
-	write_zeroes(e);
-}
-
 /* COMPARE_WRITE: all of it is in the bounce buffer, and the range is frozen. */
 
 static void
 compare_written(struct emulation *e)
 {
-	end_emulation(e, e->sub.rc);
+	emulation_end(e, e->sub.rc);
 }
 
 /* Bytes from the start of the parent's range on that are as the first half of its data says. */
@@ -404,24 +183,24 @@ compare_read(struct emulation *e)
 	uint64_t same;
 
 	if (e->sub.rc) {
-		end_emulation(e, e->sub.rc);
+		emulation_end(e, e->sub.rc);
 		return;
 	}
 	same = compare_bounce(e);
 	if (same < parent->length) {
 		parent->mismatch = same;
-		end_emulation(e, -EILSEQ);
+		emulation_end(e, -EILSEQ);
 		return;
 	}
-	copy_bounce(e, true, parent->length, parent->offset - e->piece, parent->length);
-	ask_driver(e, BLK_WRITE, e->piece, e->piece_length, e->bounce.iov, e->bounce.niov,
+	emulation_copy(e, true, parent->length, parent->offset - e->piece, parent->length);
+	emulation_ask(e, BLK_WRITE, e->piece, e->piece_length, e->bounce.iov, e->bounce.niov,
 		compare_written);
 }
 
 static void
 read_for_compare(struct emulation *e)
 {
-	ask_driver(e, BLK_READ, e->piece, e->piece_length, e->bounce.iov, e->bounce.niov,
+	emulation_ask(e, BLK_READ, e->piece, e->piece_length, e->bounce.iov, e->bounce.niov,
 		compare_read);
 }
 
@@ -430,16 +209,16 @@ start_compare(struct emulation *e)
 {
 	int rc;
 
-	choose_piece(e, UINT64_MAX);
+	emulation_piece(e, UINT64_MAX);
 	rc = e->piece_length > e->volume->info.transfer_max ? -EINVAL : 0;
 	/* The owner takes every buffer it will need before it freezes. */
 	if (!rc)
 		rc = iobuf_take(&e->bounce, e->piece_length);
 	if (rc) {
-		end_emulation(e, rc);
+		emulation_end(e, rc);
 		return;
 	}
-	freeze_range(e, FREEZE_ALL, read_for_compare);
+	emulation_freeze(e, FREEZE_ALL, read_for_compare);
 }
 
 /* What moves no data: asked for on the driver's boundaries. */
@@ -447,26 +226,26 @@ start_compare(struct emulation *e)
 static void
 asked(struct emulation *e)
 {
-	end_emulation(e, e->sub.rc);
+	emulation_end(e, e->sub.rc);
 }
 
 static void
 start_discard(struct emulation *e)
 {
 	uint64_t align = e->volume->align_mask + 1;
-	uint64_t from = round_up(e->at, align), to = round_down(parent_end(e), align);
+	uint64_t from = round_up(e->at, align), to = round_down(emulation_limit(e), align);
 
 	if (from < to)
-		ask_driver(e, BLK_DISCARD, from, to - from, NULL, 0, asked);
+		emulation_ask(e, BLK_DISCARD, from, to - from, NULL, 0, asked);
 	else
-		end_emulation(e, 0);
+		emulation_end(e, 0);
 }
 
 static void
 start_prefetch(struct emulation *e)
 {
-	choose_piece(e, UINT64_MAX);
-	ask_driver(e, BLK_PREFETCH, e->piece, e->piece_length, NULL, 0, asked);
+	emulation_piece(e, UINT64_MAX);
+	emulation_ask(e, BLK_PREFETCH, e->piece, e->piece_length, NULL, 0, asked);
 }
 
 /* Cuts off what the answer has before and after the range that was asked for. */
@@ -500,25 +279,14 @@ extents_found(struct emulation *e)
 {
 	if (!e->sub.rc)
 		trim_extents(e);
-	end_emulation(e, e->sub.rc);
+	emulation_end(e, e->sub.rc);
 }
 
 static void
 start_extents(struct emulation *e)
 {
-	choose_piece(e, UINT64_MAX);
-	ask_driver(e, BLK_EXTENTS, e->piece, e->piece_length, NULL, 0, extents_found);
-}
-
-static void
-start_write(struct emulation *e)
-{
-	if ((e->at | parent_end(e)) & e->volume->align_mask) {
-		counter_add(&e->parent->handle->counters.rmw_ops, 1);
-		freeze_range(e, FREEZE_WRITES, next_piece);
-	} else {
-		next_piece(e);
-	}
+	emulation_piece(e, UINT64_MAX);
+	emulation_ask(e, BLK_EXTENTS, e->piece, e->piece_length, NULL, 0, extents_found);
 }
 
 static void
@@ -529,15 +297,15 @@ start_emulation(struct emulation *e)
 	switch (parent->op) {
 	case BLK_READ:
 		counter_add(&parent->handle->counters.bounced_bytes, parent->length);
-		read_piece(e);
+		bounce_read(e);
 		break;
 	case BLK_WRITE:
 		counter_add(&parent->handle->counters.bounced_bytes, parent->length);
-		start_write(e);
+		bounce_write(e);
 		break;
 	case BLK_ZERO:
-		e->write_zeroes = !has_native(e, BLK_ZERO) || parent->rc == -ENOTSUP;
-		start_write(e);
+		e->write_zeroes = !emulation_native(e, BLK_ZERO) || parent->rc == -ENOTSUP;
+		bounce_write(e);
 		break;
 	case BLK_COMPARE_WRITE:
 		start_compare(e);

@@ -16,37 +16,10 @@
 #include <string.h>
 
 #include "bytes.h"
-#include "check.h"
-#include "memory_tree.h"
-#include "slab.h"
+#include "memory.h"
 #include "../storage.h"
 
 #define NATIVE ((1u << BLK_OPS) - 1)
-
-/* EXTENTS: leaves looked at, and searches over holes, in one request; it may answer less than
- * asked. */
-#define SCAN_LEAVES   256
-#define SCAN_SEARCHES 64
-
-struct memory {
-	struct memory_tree tree;
-	struct slab_cache *chunks;
-	uint64_t size;
-	uint64_t slab_size;
-	_Atomic uint64_t used; /* chunks */
-
-	pthread_mutex_t budget;   /* taken under a stripe's lock, never the other way round */
-	uint64_t granted;         /* bytes of slabs taken from the cap */
-	_Atomic uint64_t unasked; /* bytes of chunks freed since the cap was given something back */
-};
-
-/* One chunk's part of a range. */
-struct span {
-	uint64_t leaf;
-	unsigned slot;
-	size_t within;
-	size_t length;
-};
 
 int
 memory_start(void)
@@ -64,9 +37,7 @@ static int
 open_memory(
 	const struct conf_volume *conf, struct blk_info *info, void **state, struct error *error)
 {
-	struct slab_stats stats;
 	struct memory *memory;
-	char name[32];
 
 	if (!conf->size)
 		return error_set(error, -EINVAL, "needs a size: %s=memory:1G", conf->name);
@@ -74,17 +45,11 @@ open_memory(
 	if (!memory)
 		return error_set(error, -ENOMEM, "no memory");
 	memset(memory, 0, sizeof(*memory));
-	snprintf(name, sizeof(name), "chunk_%.25s", conf->name);
-	memory->chunks = slab_cache_new(name, CHUNK_SIZE, CHUNK_PAGE, SLAB_CHUNKS, NULL);
-	if (!memory->chunks) {
+	if (memory_chunks_start(memory, conf->name)) {
 		free(memory);
 		return error_set(error, -ENOMEM, "no memory");
 	}
-	slab_cache_stats(memory->chunks, &stats);
-	memory->slab_size = stats.slab_size;
 	memory->size = conf->size;
-	slab_cache_limit(memory->chunks, 1); /* nothing before it is granted; 0 would be no limit */
-	pthread_mutex_init(&memory->budget, NULL);
 	tree_init(&memory->tree, (conf->size + CHUNK_SIZE - 1) / CHUNK_SIZE);
 
 	info->size = conf->size;
@@ -103,105 +68,8 @@ close_memory(void *state)
 	struct memory *memory = state;
 
 	tree_destroy(&memory->tree);
-	slab_cache_free(memory->chunks);
-	memory_cap_give(memory->granted);
-	pthread_mutex_destroy(&memory->budget);
+	memory_chunks_stop(memory);
 	free(memory);
-}
-
-/* One slab more from the cap. */
-static bool
-grow_budget(struct memory *memory)
-{
-	bool grown;
-
-	pthread_mutex_lock(&memory->budget);
-	grown = memory_cap_take(memory->slab_size);
-	if (grown) {
-		memory->granted += memory->slab_size;
-		slab_cache_limit(memory->chunks, memory->granted);
-	}
-	pthread_mutex_unlock(&memory->budget);
-	return grown;
-}
-
-/* After frees: what the cache gave back to the system goes back to the cap. No stripe is held. */
-static void
-shrink_budget(struct memory *memory)
-{
-	struct slab_stats stats;
-
-	if (atomic_load_explicit(&memory->unasked, memory_order_relaxed) < memory->slab_size)
-		return;
-	pthread_mutex_lock(&memory->budget);
-	atomic_store_explicit(&memory->unasked, 0, memory_order_relaxed);
-	slab_cache_stats(memory->chunks, &stats);
-	slab_cache_limit(memory->chunks, stats.memory ? stats.memory : 1);
-	/* Others may have grown up to the old limit just before; they cannot any more. */
-	slab_cache_stats(memory->chunks, &stats);
-	if (stats.memory < memory->granted) {
-		memory_cap_give(memory->granted - stats.memory);
-		memory->granted = stats.memory;
-	}
-	slab_cache_limit(memory->chunks, memory->granted ? memory->granted : 1);
-	pthread_mutex_unlock(&memory->budget);
-}
-
-/* Makes the entry present, with no page in its mask. Its stripe is held. */
-static bool
-add_chunk(struct memory *memory, struct memory_node *leaf, struct chunk_entry *entry)
-{
-	void *chunk = slab_alloc(memory->chunks);
-
-	/* What one loop grows another may take first: a few tries. */
-	for (unsigned tries = 0; !chunk && tries < 4 && grow_budget(memory); tries++)
-		chunk = slab_alloc(memory->chunks);
-	if (!chunk)
-		return false;
-	*entry = (struct chunk_entry){.chunk = slab_index(memory->chunks, chunk), .present = 1};
-	leaf->used++;
-	atomic_fetch_add_explicit(&memory->used, 1, memory_order_relaxed);
-	return true;
-}
-
-static void
-drop_chunk(struct memory *memory, struct memory_node *leaf, struct chunk_entry *entry)
-{
-	slab_free(memory->chunks, slab_object(memory->chunks, entry->chunk));
-	*entry = (struct chunk_entry){0};
-	leaf->used--;
-	atomic_fetch_sub_explicit(&memory->used, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&memory->unasked, CHUNK_SIZE, memory_order_relaxed);
-}
-
-/* The entry of a span, present; NULL: no room. Its stripe is held. */
-static struct chunk_entry *
-make_entry(struct memory *memory, const struct span *span)
-{
-	struct memory_node *leaf = tree_make(&memory->tree, span->leaf);
-	struct chunk_entry *entry;
-
-	if (!leaf)
-		return NULL;
-	entry = &leaf->entry[span->slot];
-	if (!entry->present && !add_chunk(memory, leaf, entry)) {
-		tree_prune(&memory->tree, span->leaf);
-		return NULL;
-	}
-	return entry;
-}
-
-/* The first chunk's part of [offset, offset + length). */
-static struct span
-first_span(uint64_t offset, uint64_t length)
-{
-	uint64_t chunk = offset / CHUNK_SIZE;
-	size_t within = offset % CHUNK_SIZE;
-
-	return (struct span){.leaf = chunk / NODE_SLOTS,
-		.slot = (unsigned)(chunk % NODE_SLOTS),
-		.within = within,
-		.length = (size_t)min_u64(length, CHUNK_SIZE - within)};
 }
 
 /* The pages first .. last as bits. */
@@ -252,7 +120,7 @@ static bool
 fill_span(struct memory *memory, const struct span *span, const struct blk_request *request,
 	size_t skip)
 {
-	struct chunk_entry *entry = make_entry(memory, span);
+	struct chunk_entry *entry = memory_entry(memory, span);
 	size_t end = span->within + span->length;
 	unsigned first = (unsigned)(span->within / CHUNK_PAGE);
 	unsigned last = (unsigned)((end - 1) / CHUNK_PAGE);
@@ -321,7 +189,7 @@ clear_pages(struct memory *memory, struct chunk_entry *entry, size_t within, siz
 		size_t to = min_size(end, (page + 1) * CHUNK_PAGE);
 
 		if (to - within == CHUNK_PAGE)
-			entry->pages &= (uint16_t) ~(1u << page);
+			entry->pages &= (uint16_t)~(1u << page);
 		else if (entry->pages >> page & 1)
 			memset(base + within, 0, to - within);
 		within = to;
@@ -345,7 +213,7 @@ provide_zeroes(struct blk_request *request)
 			return;
 		}
 		pthread_mutex_lock(&stripe->lock);
-		entry = make_entry(memory, &span);
+		entry = memory_entry(memory, &span);
 		if (entry)
 			clear_pages(memory, entry, span.within, span.length);
 		pthread_mutex_unlock(&stripe->lock);
@@ -363,11 +231,10 @@ static unsigned
 unmap_leaf(struct memory *memory, struct memory_node *leaf, uint64_t number, uint64_t offset,
 	uint64_t end)
 {
-	const uint64_t leaf_size = CHUNK_SIZE * NODE_SLOTS;
-	uint64_t at = number * leaf_size > offset ? number * leaf_size : offset;
+	uint64_t at = number * LEAF_SIZE > offset ? number * LEAF_SIZE : offset;
 	unsigned chunks = 0;
 
-	end = min_u64(end, (number + 1) * leaf_size);
+	end = min_u64(end, (number + 1) * LEAF_SIZE);
 	while (at < end) {
 		struct span span = first_span(at, end - at);
 		struct chunk_entry *entry = &leaf->entry[span.slot];
@@ -376,7 +243,7 @@ unmap_leaf(struct memory *memory, struct memory_node *leaf, uint64_t number, uin
 			chunks++;
 			clear_pages(memory, entry, span.within, span.length);
 			if (!entry->pages)
-				drop_chunk(memory, leaf, entry);
+				memory_drop_chunk(memory, leaf, entry);
 		}
 		at += span.length;
 	}
@@ -392,11 +259,10 @@ static void
 unmap_range(struct blk_request *request)
 {
 	struct memory *memory = blk_driver_state(request);
-	const uint64_t leaf_size = CHUNK_SIZE * NODE_SLOTS;
 	uint64_t given = request->offset + request->length;
 	/* The volume's last page ends with it. */
 	uint64_t end = given == memory->size ? round_up(given, CHUNK_PAGE) : given;
-	uint64_t first = request->offset / leaf_size, last = (end - 1) / leaf_size;
+	uint64_t first = request->offset / LEAF_SIZE, last = (end - 1) / LEAF_SIZE;
 	uint64_t stripes = min_u64(last - first + 1, STRIPES);
 	unsigned chunks = 0;
 
@@ -422,108 +288,7 @@ unmap_range(struct blk_request *request)
 			request->driver[0]++;
 		}
 	}
-	shrink_budget(memory);
-	blk_complete(request, 0);
-}
-
-/* The first leaf there is with a number >= from; UINT64_MAX: none. */
-static uint64_t
-find_leaf(struct memory *memory, uint64_t from)
-{
-	uint64_t nearest = UINT64_MAX;
-
-	for (uint64_t i = 0; i < STRIPES && from + i < nearest; i++) {
-		struct stripe *stripe = tree_stripe(&memory->tree, from + i);
-		uint64_t number = from + i;
-
-		pthread_mutex_lock(&stripe->lock);
-		if (tree_next(&memory->tree, &number))
-			nearest = min_u64(nearest, number);
-		pthread_mutex_unlock(&stripe->lock);
-	}
-	return nearest;
-}
-
-struct scan {
-	struct blk_request *request;
-	uint64_t at, end;
-	unsigned extents, most;
-};
-
-/* False: no room for another. */
-static bool
-add_extent(struct scan *scan, uint64_t to, uint32_t flags)
-{
-	struct blk_extent *last = scan->request->extents + scan->extents;
-
-	if (scan->extents && last[-1].flags == flags) {
-		last[-1].length += to - scan->at;
-	} else {
-		if (scan->extents == scan->most)
-			return false;
-		*last = (struct blk_extent){.length = to - scan->at, .flags = flags};
-		scan->extents++;
-	}
-	scan->at = to;
-	return true;
-}
-
-static bool
-scan_leaf(struct scan *scan, const struct chunk_entry entry[NODE_SLOTS])
-{
-	const uint64_t leaf_size = CHUNK_SIZE * NODE_SLOTS;
-	uint64_t end = min_u64(scan->end, round_down(scan->at, leaf_size) + leaf_size);
-
-	while (scan->at < end) {
-		const struct chunk_entry *e = &entry[scan->at / CHUNK_SIZE % NODE_SLOTS];
-		unsigned page = (unsigned)(scan->at % CHUNK_SIZE / CHUNK_PAGE);
-		bool whole = !e->present || !e->pages || e->pages == UINT16_MAX;
-		uint64_t unit = whole ? CHUNK_SIZE : CHUNK_PAGE;
-		uint64_t to = min_u64(end, round_down(scan->at, unit) + unit);
-		uint32_t flags = !e->present            ? BLK_HOLE | BLK_ZEROES
-				 : e->pages >> page & 1 ? 0
-							: BLK_ZEROES;
-
-		if (!add_extent(scan, to, flags))
-			return false;
-	}
-	return true;
-}
-
-static void
-report_extents(struct memory *memory, struct blk_request *request)
-{
-	const uint64_t leaf_size = CHUNK_SIZE * NODE_SLOTS;
-	struct scan scan = {.request = request,
-		.at = request->offset,
-		.end = request->offset + request->length,
-		.most = request->flags & BLK_EXTENT_ONE ? 1 : request->nextents};
-	unsigned leaves = 0, searches = 0;
-
-	while (scan.at < scan.end && leaves++ < SCAN_LEAVES && searches < SCAN_SEARCHES) {
-		uint64_t number = scan.at / leaf_size;
-		struct stripe *stripe = tree_stripe(&memory->tree, number);
-		struct chunk_entry entry[NODE_SLOTS];
-		struct memory_node *leaf;
-
-		pthread_mutex_lock(&stripe->lock);
-		leaf = tree_find(&memory->tree, number);
-		if (leaf)
-			memcpy(entry, leaf->entry, sizeof(entry));
-		pthread_mutex_unlock(&stripe->lock);
-		if (leaf) {
-			if (!scan_leaf(&scan, entry))
-				break;
-		} else {
-			uint64_t next = find_leaf(memory, number + 1);
-			uint64_t to = next > scan.end / leaf_size ? scan.end : next * leaf_size;
-
-			searches++;
-			if (!add_extent(&scan, to, BLK_HOLE | BLK_ZEROES))
-				break;
-		}
-	}
-	request->nextents = scan.extents;
+	memory_shrink(memory);
 	blk_complete(request, 0);
 }
 
@@ -625,7 +390,7 @@ submit_memory(void *state, struct blk_request *request)
 		unmap_range(request);
 		return true;
 	case BLK_EXTENTS:
-		report_extents(memory, request);
+		memory_extents(memory, request);
 		return true;
 	case BLK_COMPARE_WRITE:
 		return compare_and_write(memory, request);

@@ -23,13 +23,16 @@ struct io {
 	struct iovec iov;
 	unsigned completed; /* B1: becomes 1 */
 	struct loop *on;    /* where done() ran */
+	unsigned order;     /* of completions, counted over all */
 };
 
 static inline void
 io_done(struct blk_request *request)
 {
+	static unsigned order;
 	struct io *io = container_of(request, struct io, blk);
 
+	io->order = ++order;
 	io->completed++;
 	io->on = loop_current();
 }

@@ -26,7 +26,7 @@
 #include "volume_script.h"
 #include "work.h"
 
-#define SLICES   64                /* of a client, each SLICE bytes */
+#define SLICES   10                /* of a client, each SLICE bytes */
 #define SLICE    ((uint64_t)20000) /* neither a page nor a block: neighbours share both */
 #define CLIENTS  4
 #define DEPTH    6
@@ -58,7 +58,7 @@ static const struct variant variants[] = {
 	{"blocking", NULL, 8 * MIB, 0, {.blocking = true, .missing = 1u << BLK_COMPARE_WRITE}},
 };
 
-static char dir[] = "/tmp/slabd-test-contract-XXXXXX";
+static char dir[200];
 static char file_path[sizeof(dir) + 16];
 static uint64_t first_seed;
 
@@ -793,6 +793,8 @@ static int
 setup(void **state)
 {
 	(void)state;
+	snprintf(dir, sizeof(dir), "%s/slabd-test-contract-XXXXXX",
+		getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
 	if (!mkdtemp(dir))
 		return -1;
 	snprintf(file_path, sizeof(file_path), "%s/image", dir);
