@@ -2,14 +2,13 @@
 
 #include "canary.h"
 
-#include <iscsi/iscsi.h>
-#include <iscsi/scsi-lowlevel.h>
-#include <libnbd.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "clients.h"
 
 #define BLOCK  4096
 #define BLOCKS 4096
@@ -17,7 +16,6 @@
 struct canary {
 	const char *name;
 	pthread_t thread;
-	char address[256];
 	uint64_t base; /* of its half, bytes */
 	uint64_t random;
 	uint64_t operations;
@@ -104,35 +102,6 @@ run_canary(void *arg)
 	return NULL;
 }
 
-static void
-open_nbd(struct canary *canary, const struct server *server, const char *volume)
-{
-	struct nbd_handle *nbd = nbd_create();
-
-	snprintf(canary->address, sizeof(canary->address), "nbd://%s/%s", server->nbd, volume);
-	if (!nbd || nbd_connect_uri(nbd, canary->address) < 0)
-		tap_bail("%s: %s", canary->address, nbd_get_error());
-	canary->client = nbd;
-}
-
-static void
-open_iscsi(struct canary *canary, const struct server *server, const char *volume)
-{
-	struct iscsi_context *iscsi = iscsi_create_context("iqn.2026-11.localhost.canary");
-
-	snprintf(
-		canary->address, sizeof(canary->address), "iqn.2026-11.localhost.slabd:%s", volume);
-	if (!iscsi || iscsi_set_targetname(iscsi, canary->address) ||
-		iscsi_set_session_type(iscsi, ISCSI_SESSION_NORMAL) ||
-		iscsi_set_header_digest(iscsi, ISCSI_HEADER_DIGEST_NONE))
-		tap_bail("libiscsi");
-	/* A lost connection is what the canary is there to see. */
-	iscsi_set_noautoreconnect(iscsi, 1);
-	if (iscsi_full_connect_sync(iscsi, server->iscsi, 0))
-		tap_bail("%s: %s", canary->address, iscsi_get_error(iscsi));
-	canary->client = iscsi;
-}
-
 void
 canary_start(const struct server *server, const char *nbd_volume, const char *iscsi_volume)
 {
@@ -143,8 +112,8 @@ canary_start(const struct server *server, const char *nbd_volume, const char *is
 		.io = iscsi_io,
 		.base = (uint64_t)BLOCK * BLOCKS,
 		.random = canaries[0].random + 1};
-	open_nbd(&canaries[0], server, nbd_volume);
-	open_iscsi(&canaries[1], server, iscsi_volume);
+	canaries[0].client = client_nbd(server, nbd_volume);
+	canaries[1].client = client_iscsi(server, iscsi_volume, "canary");
 	for (unsigned i = 0; i < 2; i++)
 		if (pthread_create(&canaries[i].thread, NULL, run_canary, &canaries[i]))
 			tap_bail("pthread_create");
@@ -167,6 +136,5 @@ canary_stop(void)
 			canary->why);
 	}
 	nbd_close(canaries[0].client);
-	iscsi_logout_sync(canaries[1].client);
-	iscsi_destroy_context(canaries[1].client);
+	client_iscsi_close(canaries[1].client);
 }

@@ -5,15 +5,12 @@
  */
 #include "config.h"
 
-#include <iscsi/iscsi.h>
-#include <iscsi/scsi-lowlevel.h>
-#include <libnbd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "harness.h"
+#include "clients.h"
 
 #define ROUNDS  1500
 #define SIZE    (16 * 1024 * 1024)
@@ -28,22 +25,9 @@ static uint64_t rng;
 static void
 connect_clients(const char *volume)
 {
-	char name[128];
-
 	for (unsigned i = 0; i < CLIENTS; i++) {
-		snprintf(name, sizeof(name), "nbd://%s/%s", server.nbd, volume);
-		nbd[i] = nbd_create();
-		if (!nbd[i] || nbd_connect_uri(nbd[i], name) < 0)
-			tap_bail("%s: %s", name, nbd_get_error());
-		snprintf(name, sizeof(name), "iqn.2026-11.localhost.client%u", i);
-		iscsi[i] = iscsi_create_context(name);
-		snprintf(name, sizeof(name), "iqn.2026-11.localhost.slabd:%s", volume);
-		if (!iscsi[i] || iscsi_set_targetname(iscsi[i], name) ||
-			iscsi_set_session_type(iscsi[i], ISCSI_SESSION_NORMAL))
-			tap_bail("libiscsi");
-		iscsi_set_noautoreconnect(iscsi[i], 1);
-		if (iscsi_full_connect_sync(iscsi[i], server.iscsi, 0))
-			tap_bail("%s: %s", name, iscsi_get_error(iscsi[i]));
+		nbd[i] = client_nbd(&server, volume);
+		iscsi[i] = client_iscsi(&server, volume, i ? "second" : "first");
 	}
 }
 
@@ -52,8 +36,7 @@ disconnect_clients(void)
 {
 	for (unsigned i = 0; i < CLIENTS; i++) {
 		nbd_close(nbd[i]);
-		iscsi_logout_sync(iscsi[i]);
-		iscsi_destroy_context(iscsi[i]);
+		client_iscsi_close(iscsi[i]);
 	}
 }
 

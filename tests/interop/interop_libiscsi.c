@@ -2,15 +2,13 @@
  * management. */
 #include "config.h"
 
-#include <iscsi/iscsi.h>
-#include <iscsi/scsi-lowlevel.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "harness.h"
+#include "clients.h"
 
 #define SIZE   (64 * 1024 * 1024)
 #define TARGET "iqn.2026-11.localhost.slabd:disk0"
@@ -18,31 +16,6 @@
 static struct server server;
 static struct iscsi_context *iscsi;
 static uint8_t data[1024 * 1024];
-
-static struct iscsi_context *
-open_session(const char *initiator, const char *target, enum iscsi_header_digest digest)
-{
-	struct iscsi_context *context = iscsi_create_context(initiator);
-
-	if (!context || iscsi_set_targetname(context, target) ||
-		iscsi_set_session_type(context, ISCSI_SESSION_NORMAL) ||
-		iscsi_set_header_digest(context, digest))
-		tap_bail("libiscsi");
-	iscsi_set_noautoreconnect(context, 1);
-	if (iscsi_full_connect_sync(context, server.iscsi, 0)) {
-		tap_note("%s: %s", target, iscsi_get_error(context));
-		iscsi_destroy_context(context);
-		return NULL;
-	}
-	return context;
-}
-
-static void
-close_session(struct iscsi_context *context)
-{
-	iscsi_logout_sync(context);
-	iscsi_destroy_context(context);
-}
 
 /* Frees the task. */
 static bool
@@ -105,9 +78,8 @@ test_discovery(void)
 	}
 	tap_ok(targets == 2, "discovery finds both targets");
 	iscsi_free_discovery_data(context, list);
-	close_session(context);
-	context = open_session("iqn.2026-11.localhost.a", "iqn.2026-11.localhost.slabd:nobody",
-		ISCSI_HEADER_DIGEST_NONE);
+	client_iscsi_close(context);
+	context = client_iscsi_try(&server, "nobody", "a", ISCSI_HEADER_DIGEST_NONE);
 	tap_ok(!context, "a login to an unknown target is refused");
 }
 
@@ -311,7 +283,7 @@ main(void)
 		data[i] = (uint8_t)(random_next(&random) | 1);
 
 	test_discovery();
-	iscsi = open_session("iqn.2026-11.localhost.a", TARGET, ISCSI_HEADER_DIGEST_NONE);
+	iscsi = client_iscsi_try(&server, "disk0", "a", ISCSI_HEADER_DIGEST_NONE);
 	tap_ok(iscsi != NULL, "a session");
 	if (!iscsi)
 		return tap_done();
@@ -320,16 +292,15 @@ main(void)
 	test_provisioning();
 	test_tasks();
 	test_abort_task();
-	close_session(iscsi);
+	client_iscsi_close(iscsi);
 
-	iscsi = open_session("iqn.2026-11.localhost.b", "iqn.2026-11.localhost.slabd:web",
-		ISCSI_HEADER_DIGEST_NONE_CRC32C);
+	iscsi = client_iscsi_try(&server, "web", "b", ISCSI_HEADER_DIGEST_NONE_CRC32C);
 	tap_ok(iscsi != NULL, "a session that offers None,CRC32C");
 	if (!iscsi)
 		return tap_done();
 	test_read_write();
 	test_provisioning();
-	close_session(iscsi);
+	client_iscsi_close(iscsi);
 	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
 	return tap_done();
 }

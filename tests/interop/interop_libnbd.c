@@ -2,13 +2,12 @@
 #include "config.h"
 
 #include <errno.h>
-#include <libnbd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "harness.h"
+#include "clients.h"
 
 #define SIZE (64 * 1024 * 1024)
 
@@ -21,19 +20,6 @@ struct extents {
 
 static struct server server;
 static uint8_t data[1024 * 1024], have[1024 * 1024];
-
-static struct nbd_handle *
-open_volume(const char *volume)
-{
-	struct nbd_handle *nbd = nbd_create();
-	char uri[128];
-
-	snprintf(uri, sizeof(uri), "nbd://%s/%s", server.nbd, volume);
-	if (!nbd || nbd_add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0 ||
-		nbd_connect_uri(nbd, uri) < 0)
-		tap_bail("%s: %s", uri, nbd_get_error());
-	return nbd;
-}
 
 static void
 test_negotiation(struct nbd_handle *nbd)
@@ -190,7 +176,7 @@ test_pipeline(void)
 	unsigned wrong = 0;
 
 	for (unsigned c = 0; c < 4; c++)
-		nbd[c] = open_volume("disk0");
+		nbd[c] = client_nbd(&server, "disk0");
 	if (nbd_pwrite(nbd[0], data, sizeof(data), 0, 0) < 0)
 		tap_bail("%s", nbd_get_error());
 	for (unsigned c = 0; c < 4; c++)
@@ -256,14 +242,14 @@ main(void)
 	for (size_t i = 0; i < sizeof(data); i++)
 		data[i] = (uint8_t)(random_next(&random) | 1);
 
-	nbd = open_volume("disk0");
+	nbd = client_nbd(&server, "disk0");
 	test_negotiation(nbd);
 	test_data(nbd, "memory");
 	test_block_status(nbd, "memory");
 	test_errors(nbd);
 	nbd_shutdown(nbd, 0);
 	nbd_close(nbd);
-	nbd = open_volume("web");
+	nbd = client_nbd(&server, "web");
 	test_data(nbd, "file");
 	test_block_status(nbd, "file");
 	nbd_close(nbd);

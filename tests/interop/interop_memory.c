@@ -4,21 +4,17 @@
  */
 #include "config.h"
 
-#include <iscsi/iscsi.h>
-#include <iscsi/scsi-lowlevel.h>
-#include <libnbd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "harness.h"
+#include "clients.h"
 
 #define WRITES   25600
 #define CHUNK    65536
 #define PETABYTE ((uint64_t)1 << 50)
 #define BACK_TO  (5 * 1024 * 1024)
-#define TARGET   "iqn.2026-11.localhost.slabd:disk0"
 #define BLOCK_BYTES \
 	4096 /* of the volume: 65 UNMAP descriptors cover a PiB, 513 would at 512 bytes */
 
@@ -26,24 +22,6 @@ static struct server server;
 static struct nbd_handle *nbd;
 static struct iscsi_context *iscsi;
 static uint64_t offsets[WRITES];
-
-static void
-connect_clients(void)
-{
-	char uri[128];
-
-	snprintf(uri, sizeof(uri), "nbd://%s/disk0", server.nbd);
-	nbd = nbd_create();
-	if (!nbd || nbd_connect_uri(nbd, uri) < 0)
-		tap_bail("%s: %s", uri, nbd_get_error());
-	iscsi = iscsi_create_context("iqn.2026-11.localhost.memory");
-	if (!iscsi || iscsi_set_targetname(iscsi, TARGET) ||
-		iscsi_set_session_type(iscsi, ISCSI_SESSION_NORMAL))
-		tap_bail("libiscsi");
-	iscsi_set_noautoreconnect(iscsi, 1);
-	if (iscsi_full_connect_sync(iscsi, server.iscsi, 0))
-		tap_bail("%s: %s", server.iscsi, iscsi_get_error(iscsi));
-}
 
 static void
 fill_page(uint8_t *data, uint64_t offset)
@@ -229,7 +207,8 @@ main(void)
 			"measures resident memory; the %s sanitizer adds its own", sanitizers());
 	server_prepare(&server);
 	check_start(args);
-	connect_clients();
+	nbd = client_nbd(&server, "disk0");
+	iscsi = client_iscsi(&server, "disk0", "memory");
 	random = test_seed();
 	for (unsigned i = 0; i < WRITES; i++)
 		offsets[i] = random_next(&random) % (PETABYTE / 4096) * 4096;
@@ -255,8 +234,7 @@ main(void)
 	tap_ok(write_same_all() || unmap_all(), "the whole disk is unmapped by one command");
 	check_back(base, "whole disk");
 	nbd_close(nbd);
-	iscsi_logout_sync(iscsi);
-	iscsi_destroy_context(iscsi);
+	client_iscsi_close(iscsi);
 	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
 	return tap_done();
 }
