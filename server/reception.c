@@ -57,14 +57,14 @@ hand_over(struct reception *reception, int fd)
 
 /* A flood of clients must not become a flood of lines. */
 static void
-warn_refused(struct reception *reception, const char *why)
+warn_seldom(struct reception *reception, const char *what, const char *why)
 {
 	uint64_t now = loop_now(loop_main());
 
 	reception->unreported++;
 	if (reception->warned && now - reception->warned < WARN_EVERY)
 		return;
-	log_warn("%s %s: refused %u: %s", reception->frontend->name, reception->name,
+	log_warn("%s %s: %s %u times: %s", reception->frontend->name, reception->name, what,
 		reception->unreported, why);
 	reception->warned = now;
 	reception->unreported = 0;
@@ -97,12 +97,12 @@ accept_some(struct loop_watch *watch, unsigned events)
 
 		if (fd >= 0 && headcount_total() >= reception->connections) {
 			close(fd);
-			warn_refused(reception, "the limit of connections is reached");
+			warn_seldom(reception, "refused", "the limit of connections is reached");
 		} else if (fd >= 0) {
 			hand_over(reception, fd);
 		} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
 			   errno == ENOMEM) {
-			warn_refused(reception, strerror(errno));
+			warn_seldom(reception, "could not accept", strerror(errno));
 			pause_accepting(reception);
 			return;
 		} else if (errno == EAGAIN || errno == EINVAL) {

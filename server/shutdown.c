@@ -141,12 +141,13 @@ loops_answered(struct gather *gather)
 	} else if (!drain.aborted) {
 		drain.aborted = true;
 		drain.deadline = now + LIMIT_DRAIN;
-		log_warn("%u requests are not done after %u s: giving them up", in_flight,
-			(unsigned)(LIMIT_DRAIN / SECOND_NS));
+		dprintf(STDERR_FILENO, "\n");
+		log_warn("giving up what is not done after %u s: %u in flight",
+			(unsigned)(LIMIT_DRAIN / SECOND_NS), in_flight);
 		ask_loops(visit_abort);
 	} else {
-		log_error(
-			"%u requests never came back from storage: not closed cleanly", in_flight);
+		log_error("%u in flight never came back from storage: not stopped cleanly",
+			in_flight);
 		_exit(1);
 	}
 }

@@ -52,3 +52,15 @@ stream_local(const struct stream *stream)
 {
 	return stream->ops->local(stream);
 }
+
+const char *
+stream_identity(const struct stream *stream)
+{
+	return stream->ops->identity ? stream->ops->identity(stream) : "";
+}
+
+const char *
+stream_security(const struct stream *stream)
+{
+	return stream->ops->security ? stream->ops->security(stream) : NULL;
+}
