@@ -45,8 +45,18 @@
 #define LIMIT_NBD_OPTIONS       64
 #define LIMIT_NBD_QUERIES       64
 #define LIMIT_NBD_IN_FLIGHT     1024 /* requests of one connection */
+#define LIMIT_NBD_CHUNK         (256 * 1024) /* of data in an answer to READ, unless it asks for one piece */
 #define LIMIT_NBD_EXTENTS       1024 /* extents in one BLOCK_STATUS reply */
 #define LIMIT_NBD_HANDSHAKE     (10 * SECOND_NS)
+
+/* TLS */
+#define LIMIT_TLS_FILE         (1024 * 1024)
+#define LIMIT_TLS_PSK_IDENTITY 128
+#define LIMIT_TLS_PSK_KEY_MIN  16          /* RFC 9257 4: at least 128 bits */
+#define LIMIT_TLS_PSK_KEY      64
+#define LIMIT_TLS_CHAIN        (24 * 1024) /* a client's certificates (R04) */
+#define LIMIT_TLS_INPUT        (16 * 1024) /* ciphertext kept for a later read */
+#define LIMIT_TLS_OUTPUT       (36 * 1024) /* two records and alerts, kept until the socket takes them */
 
 /* iSCSI and SCSI */
 #define LIMIT_ISCSI_NAME        223 /* RFC 7143 4.2.7.1 */

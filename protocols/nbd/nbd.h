@@ -25,8 +25,12 @@
 #include "nbd_wire.h"
 #include "stream.h"
 
+/* The longest header of all that a peer sends. */
+#define NBD_HEADER_MAX NBD_EXTENDED_REQUEST_SIZE
+
 struct export;
 struct nbd_conn;
+struct nbd_split;
 
 /* One per loop, of that loop's thread. */
 struct nbd_loop {
@@ -46,7 +50,8 @@ struct nbd_terms {
 	uint16_t flags;     /* transmission flags as the client was told */
 	bool fixed;         /* the client speaks fixed newstyle */
 	bool no_zeroes;
-	bool structured;
+	bool structured; /* answers are chunks */
+	bool extended;   /* and requests and chunks have extended headers; structured is set too */
 	bool base_allocation; /* this context is selected */
 };
 
@@ -56,11 +61,12 @@ enum nbd_phase {
 	NBD_OPTION,
 	NBD_OPTION_DATA,
 	NBD_OPTION_SKIP,
-	NBD_REQUEST, /* first of the transmission phase */
-	NBD_PAYLOAD, /* of conn->current */
-	NBD_REFUSED, /* payload of conn->current, thrown away; its answer follows */
-	NBD_CLOSING, /* nothing is read any more; what is outstanding is answered */
-	NBD_DEAD,    /* the stream is closed; freed when nothing is in flight */
+	NBD_REQUEST,     /* first of the transmission phase */
+	NBD_PAYLOAD,     /* of conn->current */
+	NBD_STATUS_LIST, /* the same, of a BLOCK_STATUS */
+	NBD_REFUSED,     /* payload of conn->current, thrown away; its answer follows */
+	NBD_CLOSING,     /* nothing is read any more; what is outstanding is answered */
+	NBD_DEAD,        /* the stream is closed; freed when nothing is in flight */
 };
 
 /* Why nothing is read although the peer may send. */
@@ -86,9 +92,10 @@ struct nbd_request {
 	uint32_t need;     /* bytes of buffer it works with */
 	uint32_t reserved; /* of them, 0 or all */
 	enum iobuf_use use;
+	struct nbd_split *split; /* a READ answered in several chunks, else NULL */
 	struct send_item head, tail;
 	struct iovec iov[3];
-	uint8_t header[NBD_CHUNK_SIZE + 8];
+	uint8_t header[NBD_EXTENDED_CHUNK_SIZE + 8];
 };
 
 struct nbd_conn {
@@ -104,11 +111,13 @@ struct nbd_conn {
 	bool going;       /* drain or volume gone: new requests are refused, closed when idle */
 	bool blocked;     /* the stream takes no more for now */
 	bool sweeping;
-	bool fresh;         /* a request began or ended since progress was noted */
-	unsigned in_flight; /* requests that exist, unsent answers included */
+	bool fresh;          /* a request began or ended since progress was noted */
+	unsigned in_flight;  /* requests that exist, unsent answers included */
+	uint64_t split_from; /* a READ at least so long may be answered in several chunks */
+	bool sparse;         /* and is looked at for holes */
 
 	/* Input. */
-	uint8_t header[NBD_REQUEST_SIZE]; /* a partial header */
+	uint8_t header[NBD_HEADER_MAX]; /* a partial header */
 	unsigned have;
 	struct nbd_request *current; /* payload still to come, or held for memory */
 	uint64_t left;               /* bytes of payload or option data still to come */
@@ -178,7 +187,7 @@ void nbd_conn_send(struct nbd_conn *conn, struct send_item *item);
  * kept.
  */
 const uint8_t *nbd_conn_header(struct nbd_conn *conn, const uint8_t *data, size_t length,
-	size_t size, uint8_t whole[NBD_REQUEST_SIZE], size_t *used);
+	size_t size, uint8_t whole[NBD_HEADER_MAX], size_t *used);
 /* iobuf_reserve() for the connection; false: NBD_WAIT_MEMORY is set. */
 bool nbd_conn_reserve(struct nbd_conn *conn, uint32_t bytes, enum iobuf_use use);
 /* NULL: NBD_WAIT_ROOM is set. */
@@ -259,6 +268,33 @@ void nbd_payload_arrived(struct nbd_conn *conn, size_t bytes);
 void nbd_reply_done(struct blk_request *blk);
 /* Answers with an error: rc is -errno, `text` says more than errno does, or is NULL. */
 void nbd_reply_error(struct nbd_request *request, int rc, const char *text);
+/*
+ * The header of a chunk with `length` bytes of payload, in the form that was negotiated; its size.
+ * `offset` is the request's.
+ */
+size_t nbd_write_chunk(const struct nbd_request *request, uint8_t *header, unsigned flags,
+	unsigned type, uint64_t offset, uint64_t length);
+/* Queues the answer: the first `length` bytes of request->header, then niov pieces in iov[1 ..]. */
+void nbd_send_reply(struct nbd_request *request, size_t length, unsigned niov);
+
+/* nbd_read.c */
+
+/* Caches, as nbd_conn_start(). */
+int nbd_read_start(void);
+void nbd_read_stop(void);
+/* What of conn follows from the volume. */
+void nbd_read_prepare(struct nbd_conn *conn, const struct blk_info *info);
+/* A READ whose memory is reserved. False: it is answered in one chunk, as others are. */
+bool nbd_read_split(struct nbd_conn *conn, struct nbd_request *request);
+/* A part of it has ended in the block layer. */
+void nbd_read_done(struct nbd_request *request);
+/* Frees request->split. */
+void nbd_read_free(struct nbd_request *request);
+
+/* nbd_status.c */
+
+/* Answers a BLOCK_STATUS from the extents that were found. */
+void nbd_send_status(struct nbd_request *request);
 
 /* nbd_export.c */
 
@@ -268,6 +304,8 @@ struct blk_handle *
 nbd_export_open(struct nbd_conn *conn, const struct export *export, struct blk_info *info, int *rc);
 uint32_t nbd_export_preferred(const struct export *export, const struct blk_info *info);
 uint64_t nbd_export_hash(const void *name, size_t length);
+/* base:allocation is selected for the export of that name. */
+bool nbd_context_selected(const struct nbd_terms *terms, const void *name, size_t length);
 
 /*
  * Does a metadata query name base:allocation? `listing`: the wildcard "base:" does too. 1, 0, or

@@ -182,7 +182,7 @@ on_flush(struct loop_task *task)
 
 const uint8_t *
 nbd_conn_header(struct nbd_conn *conn, const uint8_t *data, size_t length, size_t size,
-	uint8_t whole[NBD_REQUEST_SIZE], size_t *used)
+	uint8_t whole[NBD_HEADER_MAX], size_t *used)
 {
 	if (conn->have + length < size) {
 		memcpy(conn->header + conn->have, data, length);
@@ -383,6 +383,8 @@ nbd_request_release(struct nbd_request *request)
 	struct nbd_conn *conn = request->conn;
 
 	iobuf_free(&request->buffer);
+	if (request->split)
+		nbd_read_free(request);
 	if (request->reserved)
 		iobuf_unreserve(&conn->account, request->reserved, request->use);
 	slab_free(request_cache, request);
@@ -398,7 +400,7 @@ nbd_conn_start(void)
 {
 	conn_cache = slab_cache_new("nbd_conn", sizeof(struct nbd_conn), 0, 0, NULL);
 	request_cache = slab_cache_new("nbd_request", sizeof(struct nbd_request), 0, 0, NULL);
-	return conn_cache && request_cache ? 0 : -ENOMEM;
+	return conn_cache && request_cache ? nbd_read_start() : -ENOMEM;
 }
 
 void
@@ -410,6 +412,7 @@ nbd_conn_stop(void)
 		slab_cache_free(request_cache);
 	conn_cache = NULL;
 	request_cache = NULL;
+	nbd_read_stop();
 }
 
 void

@@ -14,7 +14,7 @@ is_partial(const struct nbd_conn *conn)
 {
 	if (conn->phase == NBD_REQUEST)
 		return conn->have > 0;
-	return conn->phase == NBD_PAYLOAD || conn->phase == NBD_REFUSED;
+	return conn->phase >= NBD_PAYLOAD && conn->phase <= NBD_REFUSED;
 }
 
 static bool

@@ -27,7 +27,6 @@ transmission_flags(const struct blk_info *info, bool structured)
 		flags |= NBD_FLAG_ROTATIONAL;
 	if (info->native & 1u << BLK_PREFETCH)
 		flags |= NBD_FLAG_SEND_CACHE;
-	/* A read is answered by one chunk anyway. */
 	if (structured)
 		flags |= NBD_FLAG_SEND_DF;
 	if (info->read_only)
@@ -52,6 +51,9 @@ nbd_export_open(struct nbd_conn *conn, const struct export *export, struct blk_i
 	if (!blk)
 		return NULL;
 	blk_info(blk, info);
+	/* What no aligned request can reach is not offered ("Size constraints"). */
+	if (export->min_block)
+		info->size = round_down(info->size, export->min_block);
 	terms->flags = transmission_flags(info, terms->structured);
 	terms->min_block = export->min_block ? export->min_block : 1;
 	terms->payload_max = (uint32_t)min_u64(LIMIT_NBD_PAYLOAD, info->transfer_max);
@@ -85,6 +87,12 @@ nbd_export_hash(const void *name, size_t length)
 	for (size_t i = 0; i < length; i++)
 		hash = (hash ^ byte[i]) * UINT64_C(0x100000001b3);
 	return hash;
+}
+
+bool
+nbd_context_selected(const struct nbd_terms *terms, const void *name, size_t length)
+{
+	return terms->base_allocation && terms->context_export == nbd_export_hash(name, length);
 }
 
 /*

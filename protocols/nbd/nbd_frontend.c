@@ -84,7 +84,10 @@ describe_conn(const struct nbd_conn *conn, char *text, size_t size)
 	if (nbd_negotiating(conn))
 		snprintf(text, size, "negotiating");
 	else
-		snprintf(text, size, "%s%s%s%s", conn->terms.structured ? "structured" : "simple",
+		snprintf(text, size, "%s%s%s%s",
+			conn->terms.extended     ? "extended"
+			: conn->terms.structured ? "structured"
+						 : "simple",
 			conn->terms.base_allocation ? ", " NBD_BASE_ALLOCATION : "",
 			conn->terms.flags & NBD_FLAG_READ_ONLY ? ", read-only" : "",
 			conn->going || conn->phase >= NBD_CLOSING ? ", closing" : "");

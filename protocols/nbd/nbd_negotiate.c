@@ -92,6 +92,9 @@ find_violation(const struct nbd_conn *conn, const uint8_t *header)
 	if (conn->option == NBD_OPT_EXPORT_NAME) {
 		if (get_be32(header + 12) > LIMIT_NBD_STRING)
 			return "sent an export name that is too long";
+		/* It MUST NOT, and there is no error reply ("NBD_OPT_EXTENDED_HEADERS"). */
+		if (conn->terms.extended)
+			return "sent EXPORT_NAME after EXTENDED_HEADERS";
 		return conn->going ? "asked for an export while the server shuts down" : NULL;
 	}
 	/* "This is the only valid option in nonfixed newstyle negotiation." */
@@ -101,7 +104,7 @@ find_violation(const struct nbd_conn *conn, const uint8_t *header)
 static size_t
 take_option(struct nbd_conn *conn, const uint8_t *data, size_t length)
 {
-	uint8_t whole[NBD_REQUEST_SIZE];
+	uint8_t whole[NBD_HEADER_MAX];
 	size_t used;
 	const uint8_t *header = nbd_conn_header(conn, data, length, NBD_OPTION_SIZE, whole, &used);
 	const struct nbd_option *option;
@@ -177,7 +180,7 @@ take_data(struct nbd_conn *conn, const uint8_t *data, size_t length)
 static size_t
 take_client_flags(struct nbd_conn *conn, const uint8_t *data, size_t length)
 {
-	uint8_t whole[NBD_REQUEST_SIZE];
+	uint8_t whole[NBD_HEADER_MAX];
 	size_t used;
 	const uint8_t *header = nbd_conn_header(conn, data, length, NBD_CFLAGS_SIZE, whole, &used);
 	uint32_t flags;

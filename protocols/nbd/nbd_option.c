@@ -39,8 +39,11 @@ enter_transmission(
 {
 	struct nbd_terms *terms = &conn->terms;
 
-	if (terms->context_export != nbd_export_hash(name, length))
-		terms->base_allocation = false;
+	struct blk_info info;
+
+	terms->base_allocation = nbd_context_selected(terms, name, length);
+	blk_info(blk, &info);
+	nbd_read_prepare(conn, &info);
 	conn->blk = blk;
 	conn->phase = NBD_REQUEST;
 	log_debug("%s: uses volume %s", blk_name(blk), volume_name(blk_volume(blk)));
@@ -187,6 +190,8 @@ answer_info(struct nbd_conn *conn, const struct export *export, unsigned wanted,
 		reply_unavailable(conn, rc);
 		return;
 	}
+	if (conn->terms.extended && nbd_context_selected(&conn->terms, name, name_length))
+		conn->terms.flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
 	message = describe_export(conn, export, &info, wanted);
 	if (message)
 		nbd_message_send(conn, message);
@@ -233,7 +238,23 @@ handle_structured(struct nbd_conn *conn, const uint8_t *data, size_t length)
 {
 	(void)data;
 	(void)length;
+	if (conn->terms.extended) {
+		nbd_option_error(conn, NBD_REP_ERR_EXT_HEADER_REQD,
+			"extended headers are negotiated already");
+		return;
+	}
 	conn->terms.structured = true;
+	reply_ack(conn);
+}
+
+/* "This option takes precedence over structured replies." */
+static void
+handle_extended(struct nbd_conn *conn, const uint8_t *data, size_t length)
+{
+	(void)data;
+	(void)length;
+	conn->terms.structured = true;
+	conn->terms.extended = true;
 	reply_ack(conn);
 }
 
@@ -334,6 +355,7 @@ static const struct nbd_option options[] = {
 	{NBD_OPT_STRUCTURED_REPLY, NBD_DATA_REFUSED, handle_structured},
 	{NBD_OPT_LIST_META_CONTEXT, NBD_DATA_USED, handle_meta_context},
 	{NBD_OPT_SET_META_CONTEXT, NBD_DATA_USED, handle_meta_context},
+	{NBD_OPT_EXTENDED_HEADERS, NBD_DATA_REFUSED, handle_extended},
 };
 
 const struct nbd_option *

@@ -35,9 +35,8 @@ on_head_sent(struct send_item *item, int rc)
 	(void)rc;
 }
 
-/* The first `length` bytes of the header, then niov pieces in iov[1 ..]. */
-static void
-send_reply(struct nbd_request *request, size_t length, unsigned niov)
+void
+nbd_send_reply(struct nbd_request *request, size_t length, unsigned niov)
 {
 	request->iov[0].iov_base = request->header;
 	request->iov[0].iov_len = length;
@@ -56,10 +55,10 @@ send_with_buffer(struct nbd_request *request, size_t length)
 	if (buffer->niov < ARRAY_SIZE(request->iov)) {
 		for (unsigned i = 0; i < buffer->niov; i++)
 			request->iov[1 + i] = buffer->iov[i];
-		send_reply(request, length, buffer->niov);
+		nbd_send_reply(request, length, buffer->niov);
 		return;
 	}
-	send_reply(request, length, 0);
+	nbd_send_reply(request, length, 0);
 	request->head.sent = on_head_sent;
 	request->tail.iov = buffer->iov;
 	request->tail.niov = buffer->niov;
@@ -77,19 +76,31 @@ write_simple(struct nbd_request *request, uint32_t error)
 	return NBD_SIMPLE_REPLY_SIZE;
 }
 
-/*
- * proto.md "Structured reply chunk message". Every answer is one chunk: it is sent when the result
- * is known, so no error can follow it.
- */
-static size_t
-write_chunk(struct nbd_request *request, unsigned type, size_t length)
+/* proto.md "Structured reply chunk message", "Extended reply chunk message" */
+size_t
+nbd_write_chunk(const struct nbd_request *request, uint8_t *header, unsigned flags, unsigned type,
+	uint64_t offset, uint64_t length)
 {
-	put_be32(request->header, NBD_STRUCTURED_REPLY_MAGIC);
-	put_be16(request->header + 4, NBD_REPLY_FLAG_DONE);
-	put_be16(request->header + 6, (uint16_t)type);
-	memcpy(request->header + 8, &request->cookie, sizeof(request->cookie));
-	put_be32(request->header + 16, (uint32_t)length);
+	put_be16(header + 4, (uint16_t)flags);
+	put_be16(header + 6, (uint16_t)type);
+	memcpy(header + 8, &request->cookie, sizeof(request->cookie));
+	if (request->conn->terms.extended) {
+		put_be32(header, NBD_EXTENDED_REPLY_MAGIC);
+		put_be64(header + 16, offset);
+		put_be64(header + 24, length);
+		return NBD_EXTENDED_CHUNK_SIZE;
+	}
+	put_be32(header, NBD_STRUCTURED_REPLY_MAGIC);
+	put_be32(header + 16, (uint32_t)length);
 	return NBD_CHUNK_SIZE;
+}
+
+/* The only chunk of its answer: the result is known, no error can follow. */
+static size_t
+write_only_chunk(struct nbd_request *request, unsigned type, size_t length)
+{
+	return nbd_write_chunk(
+		request, request->header, NBD_REPLY_FLAG_DONE, type, request->blk.offset, length);
 }
 
 static void
@@ -102,46 +113,13 @@ send_data(struct nbd_request *request)
 		header = write_simple(request, 0);
 	} else if (length == 0) {
 		/* OFFSET_DATA must describe at least one byte. */
-		header = write_chunk(request, NBD_REPLY_TYPE_NONE, 0);
+		header = write_only_chunk(request, NBD_REPLY_TYPE_NONE, 0);
 	} else {
-		header = write_chunk(request, NBD_REPLY_TYPE_OFFSET_DATA, 8 + length);
+		header = write_only_chunk(request, NBD_REPLY_TYPE_OFFSET_DATA, 8 + length);
 		put_be64(request->header + header, request->blk.offset);
 		header += 8;
 	}
 	send_with_buffer(request, header);
-}
-
-static uint32_t
-status_flags(uint32_t flags)
-{
-	return (flags & BLK_HOLE ? NBD_STATE_HOLE : 0) | (flags & BLK_ZEROES ? NBD_STATE_ZERO : 0);
-}
-
-/* proto.md "NBD_REPLY_TYPE_BLOCK_STATUS" */
-static void
-send_status(struct nbd_request *request)
-{
-	const struct blk_request *blk = &request->blk;
-	const struct blk_extent *extents = blk->extents;
-	uint8_t *out = (uint8_t *)blk->extents;
-	size_t length = NBD_DESCRIPTOR_SIZE * (size_t)blk->nextents;
-	struct blk_extent extent;
-	size_t header;
-
-	/* In place: a descriptor is shorter than the extent it is made from. */
-	_Static_assert(NBD_DESCRIPTOR_SIZE <= sizeof(struct blk_extent), "converted in place");
-	for (unsigned i = 0; i < blk->nextents; i++) {
-		extent = extents[i];
-		/* Together they are at most the length asked for, which has 32 bits. */
-		put_be32(out, (uint32_t)extent.length);
-		put_be32(out + 4, status_flags(extent.flags));
-		out += NBD_DESCRIPTOR_SIZE;
-	}
-	header = write_chunk(request, NBD_REPLY_TYPE_BLOCK_STATUS, NBD_CONTEXT_ID_SIZE + length);
-	put_be32(request->header + header, NBD_BASE_ALLOCATION_ID);
-	request->iov[1].iov_base = blk->extents;
-	request->iov[1].iov_len = length;
-	send_reply(request, header + NBD_CONTEXT_ID_SIZE, 1);
 }
 
 /* Design section 3; only the errors of proto.md "Error values" leave the server. */
@@ -211,17 +189,28 @@ nbd_reply_error(struct nbd_request *request, int rc, const char *text)
 	size_t header;
 
 	if (!request->conn->terms.structured) {
-		send_reply(request, write_simple(request, error), 0);
+		nbd_send_reply(request, write_simple(request, error), 0);
 		return;
 	}
 	/* "The server SHOULD prefer sending errors via a structured reply"; the text is a constant.
 	 */
-	header = write_chunk(request, NBD_REPLY_TYPE_ERROR, 6 + length);
+	header = write_only_chunk(request, NBD_REPLY_TYPE_ERROR, 6 + length);
 	put_be32(request->header + header, error);
 	put_be16(request->header + header + 4, (uint16_t)length);
 	request->iov[1].iov_base = (void *)(uintptr_t)text;
 	request->iov[1].iov_len = length;
-	send_reply(request, header + 6, 1);
+	nbd_send_reply(request, header + 6, 1);
+}
+
+static void
+send_success(struct nbd_request *request)
+{
+	/* A simple reply is allowed beside structured ones where there is no payload, and shorter.
+	 */
+	if (request->conn->terms.extended)
+		nbd_send_reply(request, write_only_chunk(request, NBD_REPLY_TYPE_NONE, 0), 0);
+	else
+		nbd_send_reply(request, write_simple(request, 0), 0);
 }
 
 void
@@ -233,13 +222,14 @@ nbd_reply_done(struct blk_request *blk)
 		nbd_request_release(request);
 		return;
 	}
-	if (blk->rc)
+	if (request->split)
+		nbd_read_done(request);
+	else if (blk->rc)
 		nbd_reply_error(request, blk->rc, NULL);
 	else if (request->command == NBD_CMD_READ)
 		send_data(request);
 	else if (request->command == NBD_CMD_BLOCK_STATUS)
-		send_status(request);
+		nbd_send_status(request);
 	else
-		/* Allowed beside structured replies where there is no payload, and shorter. */
-		send_reply(request, write_simple(request, 0), 0);
+		send_success(request);
 }

@@ -44,13 +44,33 @@ valid_flags(const struct nbd_terms *terms, const struct command *command)
 		flags &= ~NBD_CMD_FLAG_DF;
 	if (!(terms->flags & NBD_FLAG_SEND_FAST_ZERO))
 		flags &= ~NBD_CMD_FLAG_FAST_ZERO;
+	if (terms->extended && command->op == BLK_WRITE)
+		flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
+	if (command->op == BLK_EXTENTS && terms->flags & NBD_FLAG_BLOCK_STATUS_PAYLOAD)
+		flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
 	return (uint16_t)flags;
 }
 
+/* What the length of the header is the length of. */
 static bool
-has_payload(const struct nbd_request *request)
+has_payload(const struct nbd_conn *conn, const struct nbd_request *request)
 {
+	if (conn->terms.extended)
+		return request->flags & NBD_CMD_FLAG_PAYLOAD_LEN;
 	return request->command == NBD_CMD_WRITE;
+}
+
+static int
+check_range(const struct nbd_conn *conn, const struct nbd_request *request, const char **text)
+{
+	uint64_t offset = request->blk.offset;
+	uint64_t length = request->blk.length;
+
+	if ((offset | length) & (conn->terms.min_block - 1)) {
+		*text = "not aligned to the minimum block size";
+		return -EINVAL;
+	}
+	return blk_check(conn->blk, offset, length) ? 0 : -ERANGE;
 }
 
 /*
@@ -94,7 +114,13 @@ check_request(const struct nbd_conn *conn, const struct nbd_request *request,
 			*text = "block status: no context selected, or nothing asked for";
 			return -EINVAL;
 		}
-		break;
+		if (!(request->flags & NBD_CMD_FLAG_PAYLOAD_LEN))
+			break;
+		/* There is one context to name; the range comes with the payload. */
+		if (length == NBD_STATUS_LIST_SIZE)
+			return 0;
+		*text = "block status: not a list of selected contexts";
+		return -EINVAL;
 	case BLK_READ:
 		if (length > terms->payload_max) {
 			*text = "longer than the maximum payload";
@@ -103,6 +129,10 @@ check_request(const struct nbd_conn *conn, const struct nbd_request *request,
 		}
 		break;
 	case BLK_WRITE:
+		if (terms->extended && !(request->flags & NBD_CMD_FLAG_PAYLOAD_LEN)) {
+			*text = "a write without its payload";
+			return -EINVAL;
+		}
 		if (length > terms->payload_max) {
 			*text = "longer than the maximum payload";
 			return -EINVAL;
@@ -111,11 +141,7 @@ check_request(const struct nbd_conn *conn, const struct nbd_request *request,
 	default:
 		break;
 	}
-	if ((offset | length) & (terms->min_block - 1)) {
-		*text = "not aligned to the minimum block size";
-		return -EINVAL;
-	}
-	return blk_check(conn->blk, offset, length) ? 0 : -ERANGE;
+	return check_range(conn, request, text);
 }
 
 static unsigned
@@ -170,8 +196,13 @@ submit_request(struct nbd_conn *conn, struct nbd_request *request)
 static void
 start_request(struct nbd_conn *conn, struct nbd_request *request)
 {
-	int rc = request->need ? iobuf_take(&request->buffer, request->need) : 0;
+	int rc = 0;
 
+	if (request->command == NBD_CMD_READ && request->need >= conn->split_from &&
+		nbd_read_split(conn, request))
+		return;
+	if (request->need)
+		rc = iobuf_take(&request->buffer, request->need);
 	if (rc)
 		nbd_reply_error(request, rc, NULL);
 	else
@@ -341,16 +372,53 @@ skip_payload(struct nbd_conn *conn, size_t length)
 	return used;
 }
 
+/* The payload of a BLOCK_STATUS: its range's length, and the one context there may be. */
+static size_t
+take_status_list(struct nbd_conn *conn, const uint8_t *data, size_t length)
+{
+	uint8_t whole[NBD_HEADER_MAX];
+	size_t used;
+	const uint8_t *list =
+		nbd_conn_header(conn, data, length, NBD_STATUS_LIST_SIZE, whole, &used);
+	struct nbd_request *request = conn->current;
+	const char *text = NULL;
+	int rc;
+
+	conn->left -= used;
+	if (!list)
+		return used;
+	conn->have = 0;
+	end_payload(conn);
+	request->blk.length = get_be64(list);
+	if (!request->blk.length || get_be32(list + 8) != NBD_BASE_ALLOCATION_ID) {
+		text = "block status: a context that is not selected, or nothing asked for";
+		rc = -EINVAL;
+	} else {
+		rc = check_range(conn, request, &text);
+	}
+	if (rc)
+		nbd_reply_error(request, rc, text);
+	else
+		begin_request(conn, request);
+	return used;
+}
+
 static void
 dispatch_request(struct nbd_conn *conn, struct nbd_request *request, const struct command *command)
 {
 	const char *text;
 	int rc = check_request(conn, request, command, &text);
 
-	if (has_payload(request) && request->blk.length) {
+	if (has_payload(conn, request) && request->blk.length) {
+		/* "SHOULD initiate hard disconnect" ("Request message"). */
+		if (conn->terms.extended && request->blk.length > conn->terms.payload_max) {
+			nbd_request_release(request);
+			nbd_conn_close(conn, "announced a payload longer than the maximum");
+			return;
+		}
 		conn->current = request;
 		conn->left = request->blk.length;
-		conn->phase = NBD_PAYLOAD;
+		conn->phase = command && command->op == BLK_EXTENTS ? NBD_STATUS_LIST : NBD_PAYLOAD;
 		/* Too long is refused: drained to its end, the stream is in sync and costs no
 		 * memory. */
 		if (rc)
@@ -368,9 +436,12 @@ dispatch_request(struct nbd_conn *conn, struct nbd_request *request, const struc
 static size_t
 take_request(struct nbd_conn *conn, const uint8_t *data, size_t length)
 {
-	uint8_t whole[NBD_REQUEST_SIZE];
+	bool extended = conn->terms.extended;
+	size_t size = extended ? NBD_EXTENDED_REQUEST_SIZE : NBD_REQUEST_SIZE;
+	uint32_t magic = extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC;
+	uint8_t whole[NBD_HEADER_MAX];
 	size_t used;
-	const uint8_t *header = nbd_conn_header(conn, data, length, NBD_REQUEST_SIZE, whole, &used);
+	const uint8_t *header = nbd_conn_header(conn, data, length, size, whole, &used);
 	const struct command *command = NULL;
 	struct nbd_request *request;
 	uint16_t type;
@@ -378,9 +449,9 @@ take_request(struct nbd_conn *conn, const uint8_t *data, size_t length)
 	if (!header)
 		return used;
 	type = get_be16(header + 6);
-	if (get_be32(header) != NBD_REQUEST_MAGIC || type == NBD_CMD_DISC) {
-		nbd_conn_close(
-			conn, type == NBD_CMD_DISC ? NULL : "sent no request where one was due");
+	if (get_be32(header) != magic || type == NBD_CMD_DISC) {
+		nbd_conn_close(conn,
+			get_be32(header) == magic ? NULL : "sent no request where one was due");
 		return used;
 	}
 	request = nbd_request_new(conn);
@@ -392,7 +463,7 @@ take_request(struct nbd_conn *conn, const uint8_t *data, size_t length)
 	request->flags = get_be16(header + 4);
 	memcpy(&request->cookie, header + 8, sizeof(request->cookie));
 	request->blk.offset = get_be64(header + 16);
-	request->blk.length = get_be32(header + 24);
+	request->blk.length = extended ? get_be64(header + 24) : get_be32(header + 24);
 	request->blk.op = BLK_OPS;
 	if (type < ARRAY_SIZE(commands)) {
 		command = &commands[type];
@@ -415,6 +486,9 @@ nbd_transmit(struct nbd_conn *conn, const uint8_t *data, size_t length)
 			break;
 		case NBD_PAYLOAD:
 			at += take_payload(conn, data + at, length - at);
+			break;
+		case NBD_STATUS_LIST:
+			at += take_status_list(conn, data + at, length - at);
 			break;
 		case NBD_REFUSED:
 			at += skip_payload(conn, length - at);

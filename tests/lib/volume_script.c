@@ -11,6 +11,7 @@
 #include "bytes.h"
 #include "check.h"
 #include "limits.h"
+#include "../../storage/storage.h"
 
 struct volume_script {
 	struct volume_script_options options;
@@ -32,6 +33,12 @@ struct volume_script {
 /* The one that volume_open_driver() is opening. */
 static _Thread_local struct volume_script *opening;
 
+static bool
+carried_inline(const struct volume_script_options *o)
+{
+	return !o->not_inline && !o->blocking && o->alignment == 1;
+}
+
 static int
 open_script(
 	const struct conf_volume *conf, struct blk_info *info, void **state, struct error *error)
@@ -48,7 +55,7 @@ open_script(
 	info->buffered = o->buffered;
 	info->sparse = true;
 	info->fast_zero = !o->no_fast_zero;
-	info->carried_inline = !o->not_inline && !o->blocking && o->alignment == 1;
+	info->carried_inline = carried_inline(o);
 	*state = opening;
 	return 0;
 }
@@ -404,6 +411,8 @@ volume_script_hold(struct volume_script *script, bool hold)
 	pthread_mutex_lock(&script->lock);
 	CHECK(!script->options.blocking);
 	script->hold = hold;
+	/* What is held is not carried out before blk_submit() returns. */
+	script->volume->info.carried_inline = !hold && carried_inline(&script->options);
 	pthread_mutex_unlock(&script->lock);
 }
 

@@ -15,7 +15,7 @@
  *	volume_script_close(s);
  *
  * Without hold, each request is carried out and completed inside submit, as a memory volume does
- *it. What the driver does not do (options.missing, options.alignment) the block layer emulates: the
+ *it; blk_inline() says so, and is false while requests are held. What the driver does not do (options.missing, options.alignment) the block layer emulates: the
  *calls show by what. FLUSH and FUA appear as FLUSH calls if options.volatile_cache is set, else not
  *at all.
  *
@@ -79,7 +79,7 @@ uint8_t *volume_script_data(struct volume_script *script);
  * it. */
 void volume_script_punch(struct volume_script *script, uint64_t offset, uint64_t length);
 
-/* Later requests stay with the driver until volume_script_complete(). */
+/* Later requests stay with the driver until volume_script_complete(). Not while a loop submits. */
 void volume_script_hold(struct volume_script *script, bool hold);
 
 /* The next `times` requests with this operation are completed with rc and not carried out. */

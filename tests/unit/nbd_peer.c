@@ -89,6 +89,7 @@ peer_connect(struct peer *peer)
 	if (peer->pipe)
 		peer_hang_up(peer);
 	peer->out.length = 0;
+	peer->extended = false;
 	peer->pipe = pipe_new();
 	pipe_set_peer(peer->pipe, "10.0.0.7:41332", "10.0.0.1:10809");
 	nbd_frontend.accept(peer->loop, pipe_stream(peer->pipe), NULL);
@@ -269,14 +270,17 @@ peer_option(struct peer *peer, uint32_t option, const void *data, size_t length)
 
 void
 peer_request(struct peer *peer, unsigned flags, unsigned command, uint64_t cookie, uint64_t offset,
-	uint32_t length)
+	uint64_t length)
 {
-	peer_be32(peer, NBD_REQUEST_MAGIC);
+	peer_be32(peer, peer->extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC);
 	peer_be16(peer, (uint16_t)flags);
 	peer_be16(peer, (uint16_t)command);
 	peer_be64(peer, cookie);
 	peer_be64(peer, offset);
-	peer_be32(peer, length);
+	if (peer->extended)
+		peer_be64(peer, length);
+	else
+		peer_be32(peer, (uint32_t)length);
 }
 
 void
@@ -449,40 +453,115 @@ peer_expect_simple(struct peer *peer, uint32_t error, uint64_t cookie)
 	assert_int_equal(get_be64(header + 8), cookie);
 }
 
-static uint32_t
-take_chunk(struct peer *peer, unsigned type, uint64_t cookie)
+void
+peer_take_chunk(struct peer *peer, struct peer_chunk *chunk)
 {
-	uint8_t header[NBD_CHUNK_SIZE];
+	uint8_t header[NBD_EXTENDED_CHUNK_SIZE], payload[6];
 
-	peer_take(peer, header, sizeof(header));
-	assert_int_equal(get_be32(header), NBD_STRUCTURED_REPLY_MAGIC);
-	assert_int_equal(get_be16(header + 4), NBD_REPLY_FLAG_DONE);
-	assert_int_equal(get_be16(header + 6), type);
-	assert_int_equal(get_be64(header + 8), cookie);
-	return get_be32(header + 16);
+	*chunk = (struct peer_chunk){0};
+	peer_take(peer, header, peer->extended ? NBD_EXTENDED_CHUNK_SIZE : NBD_CHUNK_SIZE);
+	chunk->flags = get_be16(header + 4);
+	chunk->type = get_be16(header + 6);
+	chunk->cookie = get_be64(header + 8);
+	if (peer->extended) {
+		assert_int_equal(get_be32(header), NBD_EXTENDED_REPLY_MAGIC);
+		chunk->offset = get_be64(header + 16);
+		chunk->length = get_be64(header + 24);
+	} else {
+		assert_int_equal(get_be32(header), NBD_STRUCTURED_REPLY_MAGIC);
+		chunk->length = get_be32(header + 16);
+	}
+	if (chunk->type != NBD_REPLY_TYPE_ERROR)
+		return;
+	peer_take(peer, payload, sizeof(payload));
+	chunk->error = get_be32(payload);
+	assert_int_not_equal(chunk->error, 0);
+	assert_int_equal(get_be16(payload + 4), chunk->length - 6);
+	expect_text(peer, chunk->length - 6);
+}
+
+/* A chunk that is the whole answer. */
+static struct peer_chunk
+take_only_chunk(struct peer *peer, unsigned type, uint64_t cookie)
+{
+	struct peer_chunk chunk;
+
+	peer_take_chunk(peer, &chunk);
+	assert_int_equal(chunk.flags, NBD_REPLY_FLAG_DONE);
+	assert_int_equal(chunk.type, type);
+	assert_int_equal(chunk.cookie, cookie);
+	return chunk;
 }
 
 void
 peer_expect_error_chunk(struct peer *peer, uint32_t error, uint64_t cookie)
 {
-	uint32_t length = take_chunk(peer, NBD_REPLY_TYPE_ERROR, cookie);
-	uint8_t payload[6];
+	assert_int_equal(take_only_chunk(peer, NBD_REPLY_TYPE_ERROR, cookie).error, error);
+}
 
-	peer_take(peer, payload, sizeof(payload));
-	assert_int_equal(get_be32(payload), error);
-	assert_int_equal(get_be16(payload + 4), length - 6);
-	expect_text(peer, length - 6);
+void
+peer_expect_success(struct peer *peer, uint64_t cookie)
+{
+	if (peer->extended)
+		assert_int_equal(take_only_chunk(peer, NBD_REPLY_TYPE_NONE, cookie).length, 0);
+	else
+		peer_expect_simple(peer, 0, cookie);
 }
 
 void
 peer_expect_data(struct peer *peer, uint64_t cookie, uint64_t offset, uint32_t length)
 {
+	struct peer_chunk chunk = take_only_chunk(peer, NBD_REPLY_TYPE_OFFSET_DATA, cookie);
 	uint8_t at[8];
 
-	assert_int_equal(take_chunk(peer, NBD_REPLY_TYPE_OFFSET_DATA, cookie), 8 + length);
+	assert_int_equal(chunk.length, 8 + length);
+	if (peer->extended)
+		assert_int_equal(chunk.offset, offset);
 	peer_take(peer, at, sizeof(at));
 	assert_int_equal(get_be64(at), offset);
 	peer_expect(peer, peer_data(peer) + offset, length);
+}
+
+struct peer_pieces
+peer_expect_pieces(struct peer *peer, uint64_t cookie, uint64_t offset, uint32_t length)
+{
+	static const uint8_t zeroes[LIMIT_NBD_PAYLOAD];
+	struct peer_pieces pieces = {0};
+	struct peer_chunk chunk = {0};
+	uint64_t at = offset;
+	uint8_t head[12];
+
+	while (!(chunk.flags & NBD_REPLY_FLAG_DONE)) {
+		peer_take_chunk(peer, &chunk);
+		assert_int_equal(chunk.cookie, cookie);
+		assert_int_equal(chunk.offset, peer->extended ? offset : 0);
+		if (chunk.type == NBD_REPLY_TYPE_OFFSET_HOLE) {
+			assert_int_equal(chunk.length, 12);
+			peer_take(peer, head, 12);
+			assert_int_equal(get_be64(head), at);
+			chunk.length = get_be32(head + 8);
+			pieces.holes++;
+		} else {
+			assert_int_equal(chunk.type, NBD_REPLY_TYPE_OFFSET_DATA);
+			peer_take(peer, head, 8);
+			assert_int_equal(get_be64(head), at);
+			chunk.length -= 8;
+			assert_in_range(chunk.length, 1, LIMIT_NBD_CHUNK);
+			pieces.data++;
+		}
+		/* In order, so they cover the range once. */
+		assert_in_range(chunk.length, 1, offset + length - at);
+		if (chunk.type == NBD_REPLY_TYPE_OFFSET_HOLE)
+			assert_memory_equal(peer_data(peer) + at, zeroes, chunk.length);
+		else
+			peer_expect(peer, peer_data(peer) + at, chunk.length);
+		at += chunk.length;
+		if (at < offset + length)
+			assert_int_equal(at % 512, 0);
+	}
+	assert_int_equal(chunk.flags, NBD_REPLY_FLAG_DONE);
+	assert_int_equal(at, offset + length);
+	return pieces;
 }
 
 void
@@ -515,4 +594,22 @@ peer_go(struct peer *peer, const char *name, bool structured)
 	}
 	peer_info(peer, NBD_OPT_GO, name, NULL, 0);
 	peer_skip(peer);
+}
+
+unsigned
+peer_go_extended(struct peer *peer, const char *name)
+{
+	unsigned flags;
+
+	peer_hello(peer);
+	peer_option(peer, NBD_OPT_EXTENDED_HEADERS, NULL, 0);
+	peer_flush(peer);
+	peer_expect_reply(peer, NBD_OPT_EXTENDED_HEADERS, NBD_REP_ACK, NULL, 0);
+	peer_contexts(peer, NBD_OPT_SET_META_CONTEXT, name, NBD_BASE_ALLOCATION, NULL);
+	peer_skip(peer);
+	peer_info(peer, NBD_OPT_GO, name, NULL, 0);
+	flags = peer_expect_export(peer, NBD_OPT_GO);
+	peer_skip(peer);
+	peer->extended = true;
+	return flags;
 }

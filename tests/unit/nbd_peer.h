@@ -37,6 +37,7 @@ struct peer {
 	struct volume_script *script;
 	struct stream_pipe *pipe;
 	bool one_by_one;   /* peer_flush() feeds single bytes */
+	bool extended;     /* headers of requests and chunks; of this connection */
 	struct writer out; /* what peer_flush() will feed */
 };
 
@@ -79,7 +80,7 @@ void peer_be64(struct peer *peer, uint64_t value);
 void peer_flush(struct peer *peer);
 void peer_option(struct peer *peer, uint32_t option, const void *data, size_t length);
 void peer_request(struct peer *peer, unsigned flags, unsigned command, uint64_t cookie,
-	uint64_t offset, uint32_t length);
+	uint64_t offset, uint64_t length);
 void peer_add_info(struct peer *peer, uint32_t option, const char *name, const uint16_t *types,
 	unsigned ntypes);
 /* Flushed at once. */
@@ -108,9 +109,32 @@ void peer_expect_error_chunk(struct peer *peer, uint32_t error, uint64_t cookie)
 /* A single OFFSET_DATA chunk with `length` bytes of the volume as it is now. */
 void peer_expect_data(struct peer *peer, uint64_t cookie, uint64_t offset, uint32_t length);
 
+/* One chunk of an answer. Its payload is left to take, but for an error's, which is checked. */
+struct peer_chunk {
+	unsigned flags, type;
+	uint64_t cookie;
+	uint64_t offset; /* extended: of the request */
+	uint64_t length; /* of the payload */
+	uint32_t error;
+};
+void peer_take_chunk(struct peer *peer, struct peer_chunk *chunk);
+/*
+ * The chunks of an answer to READ up to the one that is the last: they cover the range once and say
+ * what the volume holds. How many were of data, and of holes.
+ */
+struct peer_pieces {
+	unsigned data, holes;
+};
+struct peer_pieces
+peer_expect_pieces(struct peer *peer, uint64_t cookie, uint64_t offset, uint32_t length);
+/* Success without payload in whichever form is due. */
+void peer_expect_success(struct peer *peer, uint64_t cookie);
+
 /* Greeting and client flags; the same and structured replies; the same and GO to an export. */
 void peer_hello(struct peer *peer);
 void peer_hello_structured(struct peer *peer);
 void peer_go(struct peer *peer, const char *name, bool structured);
+/* The same with extended headers; the transmission flags. */
+unsigned peer_go_extended(struct peer *peer, const char *name);
 
 #endif

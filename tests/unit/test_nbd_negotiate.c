@@ -201,7 +201,7 @@ static void
 test_unknown_option(void **state)
 {
 	static const uint32_t unknown[] = {
-		0, 4, NBD_OPT_STARTTLS, NBD_OPT_EXTENDED_HEADERS, 12, 0x7fffffff, 0xffffffff};
+		0, 4, NBD_OPT_STARTTLS, 12, 0x7fffffff, 0xffffffff};
 	static uint8_t data[300];
 
 	(void)state;

@@ -111,7 +111,7 @@ test_read_largest(void **state)
 {
 	(void)state;
 	peer_go(&peer, "disk0", true);
-	send_one(0, NBD_CMD_READ, 1, 1, LIMIT_NBD_PAYLOAD);
+	send_one(NBD_CMD_FLAG_DF, NBD_CMD_READ, 1, 1, LIMIT_NBD_PAYLOAD);
 	peer_expect_data(&peer, 1, 1, LIMIT_NBD_PAYLOAD);
 	send_one(0, NBD_CMD_READ, 2, 0, LIMIT_NBD_PAYLOAD + 1);
 	peer_expect_error_chunk(&peer, NBD_EOVERFLOW, 2);
