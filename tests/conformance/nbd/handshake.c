@@ -48,7 +48,7 @@ session_start_tls(struct session *s)
 	if (type != REP_ACK)
 		fail(s->test, "STARTTLS answered with ACK", "%s", reply_name(type));
 	if (!conn_start_tls(s->conn, 0, 0))
-		fail(s->test, "a TLS handshake", "it failed");
+		fail(s->test, "a TLS handshake", "%s", conn_tls_error(s->conn));
 }
 
 struct session *
