@@ -118,4 +118,7 @@ void loop_run_main(void);
 void loop_stop_main(void);
 void loops_stop(void);
 
+/* The version of the library behind it, for `slabd --version`. */
+const char *loop_library_version(void);
+
 #endif

@@ -6,7 +6,6 @@
 #include "config.h"
 
 #include <errno.h>
-#include <event2/event.h>
 #include <jansson.h>
 #include <libfyaml.h>
 #include <stdio.h>
@@ -41,7 +40,7 @@ static void
 print_version(void)
 {
 	printf("slabd %s\n", PACKAGE_VERSION);
-	printf("  libevent   %s\n", event_get_version());
+	printf("  libevent   %s\n", loop_library_version());
 	printf("  libfyaml   %s\n", fy_library_version());
 	printf("  jansson    %s\n", jansson_version_str());
 #ifdef HAVE_LIBSYSTEMD

@@ -740,3 +740,9 @@ loops_stop(void)
 		end_loop(loops[i]);
 	free_all();
 }
+
+const char *
+loop_library_version(void)
+{
+	return event_get_version();
+}
