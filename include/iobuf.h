@@ -61,6 +61,9 @@ void iobuf_account_init(struct iobuf_account *account, struct loop *loop,
 bool iobuf_reserve(struct iobuf_account *account, size_t bytes, enum iobuf_use use);
 void iobuf_unreserve(struct iobuf_account *account, size_t bytes, enum iobuf_use use);
 
+/* Counts bytes that are held already, whatever that makes the client hold; iobuf_unreserve() ends it. */
+void iobuf_charge(struct iobuf_account *account, size_t bytes, enum iobuf_use use);
+
 /* The payload has arrived: its reservation becomes READY, whatever that makes the client hold. */
 void iobuf_arrived(struct iobuf_account *account, size_t bytes);
 

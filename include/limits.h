@@ -48,6 +48,10 @@
 #define LIMIT_NBD_CHUNK         (256 * 1024) /* of data in an answer to READ, unless it asks for one piece */
 #define LIMIT_NBD_EXTENTS       1024 /* extents in one BLOCK_STATUS reply */
 #define LIMIT_NBD_HANDSHAKE     (10 * SECOND_NS)
+#define LIMIT_NBD_LEFTOVER      (16 * 1024 * 1024) /* bytes that a loop keeps unparsed; above it ... */
+#define LIMIT_NBD_SMALL_READ    4096               /* ... so many are received at once */
+#define LIMIT_NBD_LINGER        (2 * SECOND_NS) /* for a peer to see the end, before it is closed */
+#define LIMIT_NBD_LINGER_BYTES  (32 * 1024 * 1024)
 
 /* TLS */
 #define LIMIT_TLS_FILE         (1024 * 1024)
@@ -104,6 +108,10 @@ _Static_assert(LIMIT_IOBUF_CLIENT >= LIMIT_SCSI_TRANSFER, "one largest SCSI comm
 _Static_assert(LIMIT_IOBUF_PIECES > LIMIT_NBD_PAYLOAD / LIMIT_IOBUF_PIECE, "pieces for a payload");
 _Static_assert(LIMIT_RECV_BUFFER <= LIMIT_INLINE_BYTES,
 	"a write lent from the receive buffer must finish in one turn");
+/* Or connections that keep bytes and wait for memory could wait for each other. */
+_Static_assert(LIMIT_IOBUF_SHARE / 2 + LIMIT_NBD_LEFTOVER + LIMIT_RECV_BUFFER +
+		LIMIT_NBD_SMALL_READ * LIMIT_CONNECTIONS_MAX + LIMIT_NBD_PAYLOAD <= LIMIT_IOBUF_SHARE,
+	"a largest request fits beside all that is kept");
 _Static_assert(LIMIT_ISCSI_FIRST_BURST <= LIMIT_ISCSI_BURST, "RFC 7143 13.14");
 
 #endif

@@ -1,5 +1,6 @@
 /*
- * A byte stream to a peer: plain (stream_plain.c), a test's pipe (tests/lib/stream_pipe.c), TLS later.
+ * A byte stream to a peer: plain (stream_plain.c), TLS over another one (stream_tls.c, made by
+ * tls.h), a test's pipe (tests/lib/stream_pipe.c).
  * Belongs to one loop at a time and is touched only there. Nothing here blocks.
  */
 #ifndef SLABD_STREAM_H
@@ -32,8 +33,13 @@ struct stream_ops {
 	int (*attach)(struct stream *stream, struct loop *loop);
 	void (*detach)(struct stream *stream);
 	void (*close)(struct stream *stream);
+	/* Optional: see stream_finish(). */
+	int (*finish)(struct stream *stream);
 	const char *(*peer)(const struct stream *stream);
 	const char *(*local)(const struct stream *stream);
+	/* Optional: as who the peer proved itself, and by what means the stream is secure. */
+	const char *(*identity)(const struct stream *stream);
+	const char *(*security)(const struct stream *stream);
 };
 
 /*
@@ -70,6 +76,12 @@ stream_watch(struct stream *stream, unsigned events)
 	return stream->ops->watch(stream, events);
 }
 
+/*
+ * Nothing more will be written: the peer sees the end of the stream behind what was sent, and may
+ * still be read from. 0, or -errno: close it.
+ */
+int stream_finish(struct stream *stream);
+
 /* Frees it. No callback afterwards. */
 void stream_close(struct stream *stream);
 
@@ -79,6 +91,11 @@ void stream_close(struct stream *stream);
  */
 const char *stream_peer(const struct stream *stream);
 const char *stream_local(const struct stream *stream);
+
+/* "CN=backup.example.net" or a PSK's identity; "" where the peer proved nothing (yet). */
+const char *stream_identity(const struct stream *stream);
+/* "TLS 1.3"; NULL: not secured (yet). */
+const char *stream_security(const struct stream *stream);
 
 /*
  * What is to be sent, in order, gathered into as few writes as possible. An item lives in its owner's

@@ -36,6 +36,7 @@ struct nbd_split;
 struct nbd_loop {
 	_Alignas(64) TAILQ_HEAD(, nbd_conn) conns;
 	unsigned count;
+	size_t leftover; /* bytes of all of them */
 	bool draining;
 };
 
@@ -66,7 +67,8 @@ enum nbd_phase {
 	NBD_STATUS_LIST, /* the same, of a BLOCK_STATUS */
 	NBD_REFUSED,     /* payload of conn->current, thrown away; its answer follows */
 	NBD_CLOSING,     /* nothing is read any more; what is outstanding is answered */
-	NBD_DEAD,        /* the stream is closed; freed when nothing is in flight */
+	NBD_LINGER, /* all is answered and the peer told so; what it still sends is thrown away */
+	NBD_DEAD,   /* the stream is closed; freed when nothing is in flight */
 };
 
 /* Why nothing is read although the peer may send. */
@@ -110,6 +112,7 @@ struct nbd_conn {
 	unsigned watched; /* STREAM_* asked for last */
 	bool going;       /* drain or volume gone: new requests are refused, closed when idle */
 	bool blocked;     /* the stream takes no more for now */
+	bool linger;      /* at the end: the peer may be sending */
 	bool sweeping;
 	bool fresh;          /* a request began or ended since progress was noted */
 	unsigned in_flight;  /* requests that exist, unsent answers included */
@@ -120,7 +123,8 @@ struct nbd_conn {
 	uint8_t header[NBD_HEADER_MAX]; /* a partial header */
 	unsigned have;
 	struct nbd_request *current; /* payload still to come, or held for memory */
-	uint64_t left;               /* bytes of payload or option data still to come */
+	uint64_t
+		left; /* bytes of payload or option data still to come; NBD_LINGER: to throw away */
 	struct iobuf leftover; /* unparsed bytes from before a wait; freed as soon as parsed */
 	size_t leftover_at;
 	struct iobuf_account account;

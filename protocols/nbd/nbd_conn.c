@@ -58,12 +58,24 @@ on_reap(struct loop_task *task)
 }
 
 static void
+free_leftover(struct nbd_conn *conn)
+{
+	size_t length = conn->leftover.length;
+
+	if (length == 0)
+		return;
+	iobuf_free(&conn->leftover);
+	conn->home->leftover -= length;
+	iobuf_unreserve(&conn->account, length, IOBUF_READY);
+}
+
+static void
 drop_input(struct nbd_conn *conn)
 {
 	struct nbd_request *current = conn->current;
 
 	nbd_negotiate_end(conn);
-	iobuf_free(&conn->leftover);
+	free_leftover(conn);
 	conn->have = 0;
 	conn->current = NULL;
 	if (current)
@@ -108,6 +120,7 @@ nbd_conn_close(struct nbd_conn *conn, const char *why)
 	if (why)
 		log_debug("nbd %s: %s: closing", nbd_conn_peer(conn), why);
 	conn->phase = NBD_CLOSING;
+	conn->linger = true;
 	drop_input(conn);
 	schedule_flush(conn);
 }
@@ -137,7 +150,7 @@ set_watch(struct nbd_conn *conn)
 		return;
 	if (conn->blocked)
 		events |= STREAM_WRITABLE;
-	if (nbd_reading(conn) && !conn->leftover.length)
+	if ((nbd_reading(conn) && !conn->leftover.length) || conn->phase == NBD_LINGER)
 		events |= STREAM_READABLE;
 	if (events == conn->watched)
 		return;
@@ -147,6 +160,44 @@ set_watch(struct nbd_conn *conn)
 		return;
 	}
 	conn->watched = events;
+}
+
+/*
+ * All is answered. A socket that is closed with bytes unread, or that gets more of them, is reset,
+ * and the reset may overtake the last answers: so the peer is told the end first, and for a short
+ * while what it sends is thrown away.
+ */
+static void
+end_connection(struct nbd_conn *conn)
+{
+	if (!conn->linger || stream_finish(conn->stream)) {
+		nbd_conn_kill(conn, NULL);
+		return;
+	}
+	conn->phase = NBD_LINGER;
+	drop_input(conn);
+	if (conn->blk)
+		blk_close(conn->blk);
+	conn->blk = NULL;
+	conn->left = LIMIT_NBD_LINGER_BYTES;
+	conn->progress_ns = loop_now(conn->loop);
+	nbd_deadline_start(conn);
+	set_watch(conn);
+}
+
+/* The end, or more than there ought to be. */
+static void
+throw_away(struct nbd_conn *conn)
+{
+	struct iovec iov = {.iov_base = loop_buffer(conn->loop), .iov_len = LIMIT_RECV_BUFFER};
+	ssize_t got = stream_read(conn->stream, &iov, 1);
+
+	if (got == -EAGAIN)
+		return;
+	if (got <= 0 || (uint64_t)got >= conn->left)
+		nbd_conn_kill(conn, NULL);
+	else
+		conn->left -= (uint64_t)got;
 }
 
 static void
@@ -162,7 +213,7 @@ flush_output(struct nbd_conn *conn)
 	if (conn->blocked) {
 		nbd_deadline_start(conn);
 	} else if ((conn->phase == NBD_CLOSING || conn->going) && is_idle(conn)) {
-		nbd_conn_kill(conn, NULL);
+		end_connection(conn);
 		return;
 	} else if (conn->wait & NBD_WAIT_OUTPUT) {
 		nbd_conn_resume(conn);
@@ -175,7 +226,7 @@ on_flush(struct loop_task *task)
 {
 	struct nbd_conn *conn = container_of(task, struct nbd_conn, flush);
 
-	if (conn->phase != NBD_DEAD)
+	if (conn->phase < NBD_LINGER)
 		flush_output(conn);
 	reap_when_unused(conn);
 }
@@ -215,8 +266,8 @@ feed_bytes(struct nbd_conn *conn, const uint8_t *data, size_t length)
 
 /*
  * The loop's buffer is another connection's in a moment, and what is in it was taken from the
- * socket: it is kept aside until the wait is over. At most LIMIT_RECV_BUFFER a connection, and
- * outside the budget whose exhaustion may be the cause.
+ * socket: it is kept aside until the wait is over. At most LIMIT_RECV_BUFFER a connection; it
+ * counts for the budget, but does not wait for it.
  */
 static void
 keep_leftover(struct nbd_conn *conn, const uint8_t *data, size_t length)
@@ -227,6 +278,8 @@ keep_leftover(struct nbd_conn *conn, const uint8_t *data, size_t length)
 	}
 	iov_from(conn->leftover.iov, conn->leftover.niov, 0, data, length);
 	conn->leftover_at = 0;
+	conn->home->leftover += length;
+	iobuf_charge(&conn->account, length, IOBUF_READY);
 }
 
 static void
@@ -244,7 +297,16 @@ feed_leftover(struct nbd_conn *conn)
 	}
 	/* Closing has freed it already. */
 	if (conn->leftover_at == leftover->length)
-		iobuf_free(&conn->leftover);
+		free_leftover(conn);
+}
+
+/* Of one read: what a wait may have to keep. */
+static size_t
+receive_size(const struct nbd_conn *conn)
+{
+	if (nbd_negotiating(conn))
+		return NEGOTIATION_READ;
+	return conn->home->leftover > LIMIT_NBD_LEFTOVER ? LIMIT_NBD_SMALL_READ : LIMIT_RECV_BUFFER;
 }
 
 static void
@@ -267,7 +329,7 @@ read_input(struct nbd_conn *conn)
 	 */
 	if (room == 0 || room == conn->left) {
 		iov[niov].iov_base = buffer;
-		iov[niov++].iov_len = nbd_negotiating(conn) ? NEGOTIATION_READ : LIMIT_RECV_BUFFER;
+		iov[niov++].iov_len = receive_size(conn);
 	}
 	got = stream_read(conn->stream, iov, niov);
 	if (got == -EAGAIN)
@@ -279,6 +341,7 @@ read_input(struct nbd_conn *conn)
 	if (got == 0) {
 		/* It may have closed its side only: what it asked for is still answered. */
 		nbd_conn_close(conn, NULL);
+		conn->linger = false;
 		set_watch(conn);
 		return;
 	}
@@ -302,7 +365,9 @@ on_ready(struct stream *stream, unsigned events)
 
 	if (events & STREAM_WRITABLE && conn->blocked)
 		flush_output(conn);
-	if (events & STREAM_READABLE && nbd_reading(conn) && !conn->leftover.length)
+	if (events & STREAM_READABLE && conn->phase == NBD_LINGER)
+		throw_away(conn);
+	else if (events & STREAM_READABLE && nbd_reading(conn) && !conn->leftover.length)
 		read_input(conn);
 }
 
@@ -340,7 +405,7 @@ on_granted(struct iobuf_account *account)
 	struct nbd_conn *conn = container_of(account, struct nbd_conn, account);
 
 	conn->wait &= ~(unsigned)NBD_WAIT_MEMORY;
-	if (conn->phase == NBD_DEAD) {
+	if (conn->phase >= NBD_CLOSING) {
 		/* The request that wanted it is gone, others may be in flight for long yet. */
 		iobuf_unreserve(account, conn->wanted, conn->wanted_use);
 		return;
@@ -453,8 +518,11 @@ nbd_conn_accept(struct nbd_loop *home, struct loop *loop, struct stream *stream)
 void
 nbd_conn_set_going(struct nbd_conn *conn)
 {
-	if (conn->phase == NBD_DEAD)
+	if (conn->phase >= NBD_LINGER)
 		return;
+	/* Who waits for nothing need not be waited for. */
+	if (!conn->going && conn->phase < NBD_CLOSING)
+		conn->linger = !is_idle(conn);
 	conn->going = true;
 	schedule_flush(conn);
 }

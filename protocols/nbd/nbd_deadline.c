@@ -20,8 +20,8 @@ is_partial(const struct nbd_conn *conn)
 static bool
 is_timed(const struct nbd_conn *conn)
 {
-	return nbd_negotiating(conn) || is_partial(conn) || (conn->wait & NBD_WAIT_ROOM) ||
-	       !send_queue_empty(&conn->output);
+	return nbd_negotiating(conn) || is_partial(conn) || conn->phase == NBD_LINGER ||
+	       (conn->wait & NBD_WAIT_ROOM) || !send_queue_empty(&conn->output);
 }
 
 static void on_sweep(struct loop_sweep *sweep, uint64_t now);
@@ -83,6 +83,8 @@ find_overdue(struct nbd_conn *conn, uint64_t now)
 	if (!send_queue_empty(&conn->output) &&
 		is_older(now, conn->output.progress_ns, LIMIT_OUTPUT_STALL))
 		return "takes no answers";
+	if (conn->phase == NBD_LINGER && is_older(now, conn->progress_ns, LIMIT_NBD_LINGER))
+		return "does not close";
 	if (!is_partial(conn))
 		return NULL;
 	if (conn->wait || conn->leftover.length) {

@@ -23,6 +23,7 @@ start_frontend(void)
 	for (size_t i = 0; i < ARRAY_SIZE(loops); i++) {
 		TAILQ_INIT(&loops[i].conns);
 		loops[i].count = 0;
+		loops[i].leftover = 0;
 		loops[i].draining = false;
 	}
 	return nbd_conn_start();

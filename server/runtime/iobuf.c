@@ -219,7 +219,7 @@ sub_reserved(struct iobuf_account *account, size_t bytes, enum iobuf_use use)
 	set_total(budget);
 }
 
-/* iobuf_arrived() may carry a client, or a loop, past its part of READY: then nothing fits for a
+/* iobuf_arrived() and iobuf_charge() may carry a client, or a loop, past its part of READY: then nothing fits for a
  * while. */
 static bool
 fits(size_t used, size_t bytes, size_t most)
@@ -354,6 +354,12 @@ iobuf_unreserve(struct iobuf_account *account, size_t bytes, enum iobuf_use use)
 	sub_reserved(account, bytes, use);
 	if (!TAILQ_EMPTY(&budget->waiting))
 		serve_waiting(budget);
+}
+
+void
+iobuf_charge(struct iobuf_account *account, size_t bytes, enum iobuf_use use)
+{
+	add_reserved(account, bytes, use);
 }
 
 void

@@ -2,6 +2,8 @@
 
 #include "stream.h"
 
+#include <errno.h>
+
 #include "check.h"
 
 int
@@ -32,6 +34,12 @@ stream_detach(struct stream *stream)
 	stream->loop = NULL;
 	stream->ready = NULL;
 	stream->owner = NULL;
+}
+
+int
+stream_finish(struct stream *stream)
+{
+	return stream->ops->finish ? stream->ops->finish(stream) : -ENOTSUP;
 }
 
 void

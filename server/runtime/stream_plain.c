@@ -222,6 +222,12 @@ detach_plain(struct stream *stream)
 	loop_watch_stop(&plain_of(stream)->watch);
 }
 
+static int
+finish_plain(struct stream *stream)
+{
+	return shutdown(plain_of(stream)->fd, SHUT_WR) < 0 ? -errno : 0;
+}
+
 static void
 close_plain(struct stream *stream)
 {
@@ -250,6 +256,7 @@ static const struct stream_ops plain_ops = {
 	.attach = attach_plain,
 	.detach = detach_plain,
 	.close = close_plain,
+	.finish = finish_plain,
 	.peer = peer_plain,
 	.local = local_plain,
 };

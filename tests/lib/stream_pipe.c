@@ -21,7 +21,7 @@ struct stream_pipe {
 	struct stream stream;
 	struct virtual_source source;
 	struct bytes input, output;
-	bool eof, closed;
+	bool eof, finished, closed;
 	size_t read_limit, write_limit; /* 0: none */
 	size_t room;
 	int read_rc, write_rc;
@@ -90,7 +90,7 @@ write_pipe(struct stream *stream, const struct iovec *iov, unsigned niov)
 	struct stream_pipe *pipe = pipe_of(stream);
 	size_t most = min_size(iov_length(iov, niov), pipe->room);
 
-	CHECK(!pipe->closed && iov_length(iov, niov) > 0);
+	CHECK(!pipe->closed && !pipe->finished && iov_length(iov, niov) > 0);
 	pipe->calls++;
 	if (pipe->write_rc)
 		return pipe->write_rc;
@@ -156,6 +156,14 @@ detach_pipe(struct stream *stream)
 	virtual_source_remove(&pipe->source);
 }
 
+static int
+finish_pipe(struct stream *stream)
+{
+	CHECK(!pipe_of(stream)->finished);
+	pipe_of(stream)->finished = true;
+	return 0;
+}
+
 static void
 close_pipe(struct stream *stream)
 {
@@ -182,6 +190,7 @@ static const struct stream_ops pipe_ops = {
 	.attach = attach_pipe,
 	.detach = detach_pipe,
 	.close = close_pipe,
+	.finish = finish_pipe,
 	.peer = peer_pipe,
 	.local = local_pipe,
 };
@@ -317,6 +326,12 @@ unsigned
 pipe_wanted(const struct stream_pipe *pipe)
 {
 	return pipe->wanted;
+}
+
+bool
+pipe_finished(const struct stream_pipe *pipe)
+{
+	return pipe->finished || pipe->closed;
 }
 
 bool

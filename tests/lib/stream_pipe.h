@@ -72,6 +72,9 @@ unsigned pipe_calls(const struct stream_pipe *pipe);
 /* STREAM_* events that the owner wants now; 0 when it is not attached. */
 unsigned pipe_wanted(const struct stream_pipe *pipe);
 
+/* The peer sees the end of the stream: stream_finish() or stream_close() was called. */
+bool pipe_finished(const struct stream_pipe *pipe);
+
 /* stream_close() was called. */
 bool pipe_closed(const struct stream_pipe *pipe);
 

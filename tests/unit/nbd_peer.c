@@ -106,6 +106,11 @@ peer_hang_up(struct peer *peer)
 	}
 	/* It may not read at the moment: its answers tell it. */
 	assert_false(peer_is_open(peer));
+	if (!pipe_closed(peer->pipe)) {
+		pipe_feed_eof(peer->pipe);
+		peer_run();
+	}
+	assert_true(pipe_closed(peer->pipe));
 	pipe_free(peer->pipe);
 	peer->pipe = NULL;
 }
@@ -113,7 +118,7 @@ peer_hang_up(struct peer *peer)
 bool
 peer_is_open(const struct peer *peer)
 {
-	return !pipe_closed(peer->pipe);
+	return !pipe_finished(peer->pipe);
 }
 
 unsigned

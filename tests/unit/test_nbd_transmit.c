@@ -803,7 +803,9 @@ test_memory_limit(void **state)
 	send_write(0, 1000, 512, 4096);
 	peer_flush(&peer);
 	assert_int_equal(peer_held(&peer), LIMIT_IOBUF_CLIENT / length);
-	assert_int_equal(iobuf_reserved(0), LIMIT_IOBUF_CLIENT);
+	/* What was received behind them counts too. */
+	assert_in_range(
+		iobuf_reserved(0), LIMIT_IOBUF_CLIENT + 1, LIMIT_IOBUF_CLIENT + LIMIT_RECV_BUFFER);
 	assert_false(pipe_wanted(peer.pipe) & STREAM_READABLE);
 	/* The clock of the request we do not read stands still. */
 	peer_advance(&peer, 10 * LIMIT_PARTIAL_IDLE);
@@ -935,6 +937,116 @@ test_slow_payload_times_out(void **state)
 
 /* --- the end --- */
 
+/* The peer has seen the end of the stream; it is closed when the peer has ended too. */
+static void
+expect_lingering(void)
+{
+	assert_int_equal(peer_connections(&peer), 1);
+	assert_int_equal(peer_in_flight(&peer), 0);
+	pipe_feed(peer.pipe, pattern, 1000);
+	peer_run();
+	assert_int_equal(pipe_unread(peer.pipe), 0);
+	assert_false(pipe_closed(peer.pipe));
+	pipe_feed_eof(peer.pipe);
+	peer_run();
+	assert_true(pipe_closed(peer.pipe));
+	assert_int_equal(peer_connections(&peer), 0);
+}
+
+/* What a peer goes on sending is thrown away, but not for ever. */
+static void
+test_linger(void **state)
+{
+	(void)state;
+	peer_go(&peer, "disk0", false);
+	send_one(0, NBD_CMD_READ, 1, 0, 16);
+	peer_skip(&peer);
+	peer_bytes(&peer, pattern, NBD_REQUEST_SIZE);
+	peer_flush(&peer);
+	assert_false(peer_is_open(&peer));
+	expect_lingering();
+
+	peer_go(&peer, "disk0", false);
+	send_one(0, NBD_CMD_DISC, 1, 0, 0);
+	for (uint64_t sent = 0; sent < LIMIT_NBD_LINGER_BYTES; sent += sizeof(pattern)) {
+		assert_false(pipe_closed(peer.pipe));
+		pipe_feed(peer.pipe, pattern, sizeof(pattern));
+		peer_run();
+	}
+	assert_true(pipe_closed(peer.pipe));
+
+	peer_go(&peer, "disk0", false);
+	send_one(0, NBD_CMD_DISC, 1, 0, 0);
+	peer_advance(&peer, LIMIT_NBD_LINGER / 2);
+	assert_false(pipe_closed(peer.pipe));
+	peer_advance(&peer, 2 * LIMIT_NBD_LINGER);
+	assert_true(pipe_closed(peer.pipe));
+
+	/* Its end is the end: there is nothing to wait for. */
+	peer_go(&peer, "disk0", false);
+	pipe_feed_eof(peer.pipe);
+	peer_run();
+	assert_true(pipe_closed(peer.pipe));
+
+	/* A drain does not wait for one that lingers any longer than for others. */
+	peer_go(&peer, "disk0", false);
+	send_one(0, NBD_CMD_DISC, 1, 0, 0);
+	peer_drain(&peer);
+	assert_false(pipe_closed(peer.pipe));
+	nbd_frontend.abort(peer.loop);
+	peer_run();
+	assert_true(pipe_closed(peer.pipe));
+	assert_int_equal(peer_connections(&peer), 0);
+}
+
+/* What one connection leaves unparsed makes the next reads of the loop small. */
+static void
+test_leftovers_are_bounded(void **state)
+{
+	enum {
+		EACH = LIMIT_RECV_BUFFER - (LIMIT_NBD_IN_FLIGHT + 1) * NBD_REQUEST_SIZE,
+		MOST = LIMIT_NBD_LEFTOVER / EACH + 2,
+	};
+	struct peer others[MOST];
+	static uint8_t requests[LIMIT_RECV_BUFFER];
+	struct writer writer = writer_of(requests, sizeof(requests));
+	size_t unread;
+
+	(void)state;
+	peer_hold(&peer, true);
+	for (size_t i = 0; i + NBD_REQUEST_SIZE <= sizeof(requests); i += NBD_REQUEST_SIZE) {
+		writer_be32(&writer, NBD_REQUEST_MAGIC);
+		writer_be16(&writer, 0);
+		writer_be16(&writer, NBD_CMD_FLUSH);
+		writer_be64(&writer, i);
+		writer_be64(&writer, 0);
+		writer_be32(&writer, 0);
+	}
+	for (unsigned i = 0; i < MOST; i++) {
+		others[i] = peer;
+		others[i].pipe = NULL;
+		peer_go(&others[i], "disk0", false);
+		pipe_feed(others[i].pipe, requests, sizeof(requests));
+		peer_run();
+		unread = pipe_unread(others[i].pipe);
+		/* As many as may be in flight, and what was read with them. */
+		if (i + 1 < MOST)
+			assert_int_equal(unread, 0);
+		else
+			assert_in_range(unread, 1, sizeof(requests) - 1);
+	}
+	assert_in_range(
+		iobuf_reserved(0), LIMIT_NBD_LEFTOVER, LIMIT_NBD_LEFTOVER + LIMIT_RECV_BUFFER);
+	nbd_frontend.abort(peer.loop);
+	while (peer_held(&peer))
+		peer_complete(&peer, 0, 0);
+	peer_run();
+	for (unsigned i = 0; i < MOST; i++)
+		pipe_free(others[i].pipe);
+	assert_int_equal(iobuf_reserved(0), 0);
+	peer_hold(&peer, false);
+}
+
 static void
 test_disc(void **state)
 {
@@ -957,7 +1069,7 @@ test_disc(void **state)
 	pipe_take(peer.pipe, NULL, 512);
 	peer_expect_simple(&peer, 0, 1);
 	peer_expect_nothing(&peer);
-	assert_int_equal(peer_connections(&peer), 0);
+	expect_lingering();
 	peer_hold(&peer, false);
 
 	peer_go(&peer, "disk0", true);
@@ -1012,7 +1124,7 @@ check_going(void (*begin)(void))
 	peer_complete(&peer, 0, 0);
 	peer_expect_simple(&peer, 0, 2);
 	assert_false(peer_is_open(&peer));
-	assert_int_equal(peer_connections(&peer), 0);
+	expect_lingering();
 	peer_hold(&peer, false);
 }
 
@@ -1162,6 +1274,8 @@ main(void)
 		CASE(stalled_output),
 		CASE(partial_request_times_out),
 		CASE(slow_payload_times_out),
+		CASE(linger),
+		CASE(leftovers_are_bounded),
 		CASE(disc),
 		CASE(half_close),
 		CASE(drain),
