@@ -322,6 +322,7 @@ read_only_stays_as_it_is(struct test *t)
 	struct session *s = open_any(t);
 	uint8_t *before = read_bytes(s, 0, UNIT);
 	request(s, CMD_WRITE, 0, 0, UNIT, take_pattern(t, 40, UNIT));
+	expect_stored(s, 0, before, UNIT);
 	request(s, CMD_WRITE_ZEROES, 0, 0, UNIT, NULL);
 	request(s, CMD_TRIM, 0, 0, UNIT, NULL);
 	expect_stored(s, 0, before, UNIT);

@@ -1,0 +1,117 @@
+#!/bin/bash
+# nbdcheck against the servers of Debian, and slabd if it is built: a row of counts each, in markdown, for
+# protocols/nbd/README.md. With -v, the FAILs and warns too. Servers that are not installed are left out.
+set -u
+build=${SLABD_BUILD:-.}
+nbdcheck=$build/nbdcheck
+verbose=no
+[ "${1-}" != -v ] || verbose=yes
+dir=$(mktemp -d)
+started=()
+
+finish() {
+	for pid in ${started[@]+"${started[@]}"}; do
+		kill "$pid" 2>/dev/null
+	done
+	wait 2>/dev/null
+	rm -rf "$dir"
+}
+trap finish EXIT
+
+wait_for_socket() {
+	for _ in $(seq 100); do
+		[ -S "$1" ] && return
+		sleep 0.05
+	done
+}
+
+have() {
+	command -v "$1" >/dev/null
+}
+
+make_certificates() {
+	mkdir "$dir/pki"
+	(
+		cd "$dir/pki" || exit
+		openssl req -x509 -newkey rsa:2048 -nodes -keyout ca-key.pem -out ca-cert.pem -days 2 \
+			-subj /CN=ca
+		echo subjectAltName=DNS:localhost,IP:127.0.0.1 >names
+		for name in server client; do
+			openssl req -newkey rsa:2048 -nodes -keyout $name-key.pem -out $name.csr \
+				-subj /CN=localhost
+			openssl x509 -req -in $name.csr -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial \
+				-days 2 -extfile names -out $name-cert.pem
+		done
+		chmod 600 ./*-key.pem
+	) >/dev/null 2>&1
+}
+
+# row NAME URI
+row() {
+	"$nbdcheck" "${@:3}" "$2" >"$dir/out" 2>"$dir/err"
+	awk -v name="$1" '/^# [0-9]+ checks/ {
+		printf "| %s | %s | %s | %s | %s | %s |\n", name, $2, $4, $6, $8, $10; found = 1
+	} END { if (!found) printf "| %s | cannot be reached |\n", name }' "$dir/out"
+	[ "$verbose" = no ] || grep -E '^not ok|# warn|^#   (sent|expected|got)' "$dir/out" | sed 's/^/    /'
+}
+
+make_certificates
+tls="tls-certificates=$dir/pki&tls-hostname=localhost"
+echo "| server | checks | pass | FAIL | warn | skip |"
+echo "|---|--:|--:|--:|--:|--:|"
+if [ -x "$build/slabd" ]; then
+	"$build/slabd" --nbd "unix:$dir/slabd" --iscsi none --control none m=memory:1G \
+		"f=file:$dir/slabd.img,size=64M" n=null:1T 2>/dev/null &
+	started+=($!)
+	wait_for_socket "$dir/slabd"
+	row "slabd, memory" "nbd+unix:///m?socket=$dir/slabd"
+	row "slabd, file" "nbd+unix:///f?socket=$dir/slabd"
+	row "slabd, null, \`--read-only\`" "nbd+unix:///n?socket=$dir/slabd" --read-only
+fi
+if have nbdkit; then
+	version=$(nbdkit --version | awk '{print $2}')
+	nbdkit -f -U "$dir/nbdkit" memory size=64M 2>/dev/null &
+	started+=($!)
+	wait_for_socket "$dir/nbdkit"
+	row "nbdkit $version, memory" "nbd+unix:///?socket=$dir/nbdkit"
+	nbdkit -f -U "$dir/nbdkit-tls" --tls=require --tls-certificates="$dir/pki" --tls-verify-peer \
+		memory size=64M 2>/dev/null &
+	started+=($!)
+	wait_for_socket "$dir/nbdkit-tls"
+	row "nbdkit $version, memory, TLS" "nbds+unix:///?socket=$dir/nbdkit-tls&$tls"
+fi
+if have qemu-nbd; then
+	version=$(qemu-nbd --version | awk 'NR == 1 {print $2}')
+	truncate -s 64M "$dir/qemu.img" "$dir/qemu-tls.img"
+	qemu-nbd -k "$dir/qemu" -t -e 100 -f raw --discard=unmap "$dir/qemu.img" 2>/dev/null &
+	started+=($!)
+	wait_for_socket "$dir/qemu"
+	row "qemu-nbd $version, file" "nbd+unix:///?socket=$dir/qemu"
+	qemu-nbd -k "$dir/qemu-tls" -t -e 100 -f raw --discard=unmap --tls-creds tls0 --object \
+		"tls-creds-x509,id=tls0,dir=$dir/pki,endpoint=server,verify-peer=on" "$dir/qemu-tls.img" \
+		2>/dev/null &
+	started+=($!)
+	wait_for_socket "$dir/qemu-tls"
+	row "qemu-nbd $version, file, TLS" "nbds+unix:///?socket=$dir/qemu-tls&$tls"
+fi
+if have nbd-server; then
+	version=$(nbd-server --version 2>&1 | awk '{print $NF; exit}')
+	truncate -s 64M "$dir/server.img"
+	cat >"$dir/nbd-server.conf" <<CONF
+[generic]
+	listenaddr = 127.0.0.1
+	port = 0
+	unixsock = $dir/nbd-server
+	allowlist = true
+[disk]
+	exportname = $dir/server.img
+	flush = true
+	fua = true
+	trim = true
+CONF
+	# It goes into the background by itself.
+	nbd-server -C "$dir/nbd-server.conf" -p "$dir/nbd-server.pid" >/dev/null 2>&1
+	wait_for_socket "$dir/nbd-server"
+	started+=("$(cat "$dir/nbd-server.pid")")
+	row "nbd-server $version, file" "nbd+unix:///disk?socket=$dir/nbd-server"
+fi
