@@ -67,6 +67,7 @@ struct scsi_unit {
 	struct blk_info info; /* as last looked at; the block size never changes */
 	unsigned block_shift;
 	uint64_t transfer_max; /* bytes in one READ or WRITE */
+	uint64_t compare_max;  /* and compared by COMPARE AND WRITE */
 	bool thin;             /* discard does something: LBPME */
 	unsigned tasks;        /* between scsi_prepare() and done() */
 

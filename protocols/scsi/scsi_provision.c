@@ -11,13 +11,6 @@
 #define UNMAP_HEADER     8
 #define UNMAP_DESCRIPTOR 16
 
-/* The most that one ZERO or DISCARD may cover. */
-static uint64_t
-step_max(const struct scsi_task *task)
-{
-	return round_down(task->unit->info.transfer_max, task->unit->info.block_size);
-}
-
 /* --- UNMAP --- */
 
 bool
@@ -67,22 +60,21 @@ check_list(struct scsi_task *task, unsigned *count)
 
 static void unmap_done(struct blk_request *request);
 
-/* task->step counts the descriptors begun, out of task->pending - 1. Submits the next piece of the
- * descriptor under way, or of the next one that has a length. False: none is left, or sense is set
- * because the volume shrank meanwhile. */
+/*
+ * One DISCARD for each descriptor with a length, one after the other; task->step counts the
+ * descriptors begun, out of task->pending - 1. False: none is left, or sense is set because the
+ * volume shrank.
+ */
 static bool
 start_unmap(struct scsi_task *task)
 {
-	uint64_t length;
-
-	while (task->length == 0) {
+	do {
 		if (task->step == task->pending - 1 || !load_descriptor(task, task->step))
 			return false;
 		task->step++;
-	}
-	length = min_u64(task->length, step_max(task));
-	scsi_submit(
-		task, BLK_DISCARD, scsi_write_flags(task, false), task->offset, length, unmap_done);
+	} while (task->length == 0);
+	scsi_submit(task, BLK_DISCARD, scsi_write_flags(task, false), task->offset, task->length,
+		unmap_done);
 	return true;
 }
 
@@ -91,14 +83,9 @@ unmap_done(struct blk_request *request)
 {
 	struct scsi_task *task = scsi_task_of(request);
 
-	if (request->rc < 0) {
+	if (request->rc < 0)
 		scsi_fail_errno(task, request->rc);
-		scsi_complete(task);
-		return;
-	}
-	task->offset += request->length;
-	task->length -= request->length;
-	if (!start_unmap(task))
+	if (request->rc < 0 || !start_unmap(task))
 		scsi_complete(task);
 }
 
@@ -112,7 +99,6 @@ execute_unmap(struct scsi_task *task)
 		return;
 	}
 	task->pending = count + 1; /* 1: running */
-	task->length = 0;
 	if (!start_unmap(task))
 		scsi_finish(task);
 }
@@ -147,23 +133,22 @@ prepare_write_same(struct scsi_task *task)
 static void write_same_done(struct blk_request *request);
 
 /*
- * A block that is not zero is written from a vector that names it many times; task->step counts the
- * vector's entries, 0 where the range is to be zeroed.
+ * Zeroes are one request. Any other block is written from a vector that names it many times:
+ * task->step counts the vector's entries.
  */
 static void
 start_write_same(struct scsi_task *task)
 {
 	unsigned flags = scsi_write_flags(task, false);
-	uint64_t length;
+	uint64_t length = task->length;
 
 	if (task->step == 0) {
 		if (task->cdb[1] & CDB_WS_UNMAP)
 			flags |= BLK_MAY_UNMAP;
-		length = min_u64(task->length, step_max(task));
 		scsi_submit(task, BLK_ZERO, flags, task->offset, length, write_same_done);
 		return;
 	}
-	length = min_u64(task->length, (uint64_t)task->step << task->unit->block_shift);
+	length = min_u64(length, (uint64_t)task->step << task->unit->block_shift);
 	task->blk.iov = task->scratch->iov;
 	task->blk.niov = (unsigned)(length >> task->unit->block_shift);
 	scsi_submit(task, BLK_WRITE, flags, task->offset, length, write_same_done);
@@ -315,6 +300,5 @@ execute_get_lba_status(struct scsi_task *task)
 		(unsigned)min_u64((room + STATUS_DESCRIPTOR - 1) / STATUS_DESCRIPTOR, STATUS_MAX);
 	if (task->blk.nextents == 0)
 		task->blk.nextents = 1;
-	scsi_submit(task, BLK_EXTENTS, 0, task->offset, min_u64(task->length, step_max(task)),
-		extents_done);
+	scsi_submit(task, BLK_EXTENTS, 0, task->offset, task->length, extents_done);
 }

@@ -216,13 +216,12 @@ execute_write(struct scsi_task *task)
 		write_done);
 }
 
-/* SBC-3 5.2 */
 bool
 prepare_compare_and_write(struct scsi_task *task)
 {
 	if (!scsi_range(task, get_be64(task->cdb + 2), task->cdb[13]))
 		return false;
-	if (task->length > task->unit->transfer_max)
+	if (task->length > task->unit->compare_max)
 		return scsi_fail_cdb(task, 13);
 	task->out_length = 2 * task->length;
 	return true;

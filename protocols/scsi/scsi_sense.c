@@ -155,7 +155,8 @@ void
 scsi_fail_errno(struct scsi_task *task, int rc)
 {
 	if (rc == -EILSEQ) {
-		/* SBC-3 5.2: INFORMATION is the offset of the first byte that differs. */
+		/* SBC-3, COMPARE AND WRITE: INFORMATION is the offset of the first byte that
+		 * differs. */
 		scsi_fail_with(task, &(struct scsi_sense){.key = KEY_MISCOMPARE,
 					     .code = ASC_MISCOMPARE,
 					     .has_information = true,

@@ -101,6 +101,7 @@ fill_info(struct scsi_unit *unit)
 	unit->block_shift = (unsigned)__builtin_ctz(unit->info.block_size);
 	unit->transfer_max = round_down(
 		min_u64(LIMIT_SCSI_TRANSFER, unit->info.transfer_max), unit->info.block_size);
+	unit->compare_max = min_u64(unit->transfer_max, LIMIT_IOBUF_PIECE);
 	unit->thin = unit->info.discard_granularity != 0;
 }
 

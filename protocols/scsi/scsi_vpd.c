@@ -189,8 +189,8 @@ put_block_limits(const struct scsi_task *task, struct writer *w)
 	uint32_t granularity = info->discard_granularity >> shift;
 
 	writer_u8(w, 1); /* WSNZ: WRITE SAME of 0 blocks is refused */
-	writer_u8(w,
-		(uint8_t)min_u64(unit->transfer_max >> shift, UINT8_MAX)); /* COMPARE AND WRITE */
+	writer_u8(
+		w, (uint8_t)min_u64(unit->compare_max >> shift, UINT8_MAX)); /* COMPARE AND WRITE */
 	writer_be16(w, (uint16_t)min_u64(info->physical_block_size >> shift, UINT16_MAX));
 	writer_be32(w, (uint32_t)(unit->transfer_max >> shift));
 	writer_be32(w, (uint32_t)(optimal >> shift));

@@ -1,0 +1,260 @@
+/* scsi_lun.c and scsi_unit.c: LUNs, nexuses, unit attentions */
+#include "config.h"
+
+#include "test_scsi_disk.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "bytes.h"
+#include "check.h"
+#include "conf.h"
+#include "scsi/scsi_internal.h"
+
+static int
+start(void **state)
+{
+	(void)state;
+	disk_start(&(struct volume_script_options){.size = 16 * MIB, .volatile_cache = true});
+	disk_ready(disk.nexus);
+	return 0;
+}
+
+static int
+stop(void **state)
+{
+	(void)state;
+	disk_stop();
+	return 0;
+}
+
+static const uint8_t lun_0[8];
+
+static void
+test_addressing(void **state)
+{
+	static const struct {
+		uint8_t lun[8];
+		bool there;
+	} rows[] = {
+		{{0, 0}, true},    /* peripheral */
+		{{0x40, 0}, true}, /* flat */
+		{{0, 5}, true},
+		{{0x40, 5}, true},
+		{{0x41, 0x2c}, true}, /* 300 */
+		{{0, 1}, false},
+		{{0x41, 0x2d}, false},
+		{{0x01, 0}, false},    /* bus 1 */
+		{{0x80, 0}, false},    /* logical unit addressing */
+		{{0xc1, 0x01}, false}, /* well known: REPORT LUNS */
+		{{0, 0, 0, 1}, false}, /* a second level */
+		{{0, 0, 0, 0, 0, 0, 0, 1}, false},
+		{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, false},
+	};
+
+	(void)state;
+	disk_add_lun(5, disk.luns[0].volume, false);
+	disk_add_lun(300, disk.luns[0].volume, false);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		const struct answer *a;
+
+		assert_int_equal(scsi_lun_exists(disk.nexus, rows[i].lun), rows[i].there);
+		a = disk_command_lun(
+			disk.nexus, rows[i].lun, CDB(OP_INQUIRY, 0, 0, 0, 96), NULL, 0);
+		assert_int_equal(a->in[0], rows[i].there ? 0x00 : 0x7f);
+		a = disk_command_lun(disk.nexus, rows[i].lun, CDB(OP_READ_10), NULL, 0);
+		if (!rows[i].there)
+			assert_sense(a, 5, 0x2500);
+		scsi_lun_reset(disk.nexus, rows[i].lun); /* harmless on what is not there */
+	}
+}
+
+/* Once, per nexus and LUN, before executing; not for INQUIRY, REPORT LUNS, REQUEST SENSE. */
+static void
+test_power_on(void **state)
+{
+	uint8_t data[512] = {9};
+
+	(void)state;
+	assert_good(disk_command(disk.other, CDB(OP_INQUIRY, 0, 0, 0, 96), NULL, 0));
+	assert_good(disk_command(disk.other, CDB(OP_REPORT_LUNS, [9] = 16), NULL, 0));
+	volume_script_forget(disk.script);
+	assert_sense(disk_command(disk.other, CDB(OP_WRITE_10, [8] = 1), data, 512), 6, 0x2900);
+	assert_int_equal(volume_script_calls(disk.script), 0);
+	assert_good(disk_command(disk.other, CDB(OP_WRITE_10, [8] = 1), data, 512));
+	assert_int_equal(volume_script_calls(disk.script), 1);
+}
+
+static void
+test_lun_reset(void **state)
+{
+	(void)state;
+	disk_ready(disk.other);
+	scsi_lun_reset(disk.nexus, lun_0);
+	assert_good(disk_command(disk.nexus, CDB(0), NULL, 0));
+	assert_sense(disk_command(disk.other, CDB(0), NULL, 0), 6, 0x2903);
+	assert_good(disk_command(disk.other, CDB(0), NULL, 0));
+	scsi_lun_reset(disk.other, lun_0);
+	scsi_lun_reset(disk.other, lun_0); /* told once */
+	assert_sense(disk_command(disk.nexus, CDB(OP_READ_10, [8] = 1), NULL, 0), 6, 0x2903);
+	assert_good(disk_command(disk.nexus, CDB(OP_READ_10, [8] = 1), NULL, 0));
+}
+
+/* One volume in two targets is one logical unit. */
+static void
+test_reset_through_another_target(void **state)
+{
+	struct target target = {"iqn.2026-11.localhost.slabd:second", disk.luns, 1};
+	struct scsi_nexus *nexus = scsi_nexus_new(&disk.catalogue, &target, "iqn.test:far");
+
+	(void)state;
+	disk_ready(nexus);
+	scsi_lun_reset(nexus, lun_0);
+	assert_sense(disk_command(disk.nexus, CDB(0), NULL, 0), 6, 0x2903);
+	scsi_nexus_free(nexus);
+}
+
+static void
+test_read_only_lun(void **state)
+{
+	static const uint8_t lun[8] = {0, 1};
+	static const struct {
+		uint8_t cdb[16];
+	} writing[] = {{{OP_WRITE_6, [4] = 1}}, {{OP_WRITE_10, [8] = 1}}, {{OP_WRITE_12, [9] = 1}},
+		{{OP_WRITE_16, [13] = 1}}, {{OP_WRITE_SAME_10, [8] = 1}},
+		{{OP_WRITE_SAME_16, [13] = 1}}, {{OP_UNMAP, [8] = 24}},
+		{{OP_COMPARE_AND_WRITE, [13] = 1}}};
+	static const uint8_t data[1024];
+	const struct answer *a;
+
+	(void)state;
+	disk_add_lun(1, disk.luns[0].volume, true);
+	disk_command_lun(disk.nexus, lun, CDB(0), NULL, 0);
+	volume_script_forget(disk.script);
+	for (size_t i = 0; i < ARRAY_SIZE(writing); i++) {
+		a = disk_command_lun(disk.nexus, lun, writing[i].cdb, data, sizeof(data));
+		assert_sense(a, 7, 0x2700);
+		assert_int_equal(a->out_length, 0);
+	}
+	assert_int_equal(volume_script_calls(disk.script), 0);
+	assert_good(disk_command_lun(disk.nexus, lun, CDB(OP_READ_10, [8] = 1), NULL, 0));
+	assert_good(disk_command_lun(disk.nexus, lun, CDB(OP_SYNCHRONIZE_CACHE_10), NULL, 0));
+	a = disk_command_lun(disk.nexus, lun, CDB(OP_MODE_SENSE_6, 8, 0x3f, 0, 255), NULL, 0);
+	assert_int_equal(a->in[2], 0x90);
+	/* The same volume is writable as LUN 0. */
+	disk_ready(disk.nexus);
+	assert_good(disk_command(disk.nexus, CDB(OP_WRITE_10, [8] = 1), data, 512));
+}
+
+static void
+test_describe(void **state)
+{
+	char text[64], tiny[8];
+
+	(void)state;
+	scsi_nexus_describe(disk.other, text, sizeof(text));
+	assert_string_equal(text, ""); /* nothing is open yet */
+	scsi_nexus_describe(disk.nexus, text, sizeof(text));
+	assert_string_equal(text, "script");
+	disk_add_lun(7, disk.luns[0].volume, false);
+	disk_ready(disk.nexus);
+	disk_command_lun(disk.nexus, (const uint8_t[8]){0, 7}, CDB(0), NULL, 0);
+	scsi_nexus_describe(disk.nexus, text, sizeof(text));
+	assert_string_equal(text, "script:0 script:7");
+	scsi_nexus_describe(disk.nexus, tiny, sizeof(tiny));
+	assert_string_equal(tiny, "script:");
+}
+
+/* A volume is removed: its LUN goes when the last task is done, the other stays. */
+static void
+test_drop_volume(void **state)
+{
+	static const uint8_t lun[8] = {0, 1};
+	struct volume_script *second =
+		volume_script_open(&(struct volume_script_options){.name = "second"});
+	struct volume *volume = volume_script_volume(second);
+	struct volume_stats stats;
+	const struct answer *a;
+
+	(void)state;
+	disk_add_lun(1, volume, false);
+	disk_ready(disk.nexus);
+	disk_command_lun(disk.nexus, lun, CDB(0), NULL, 0);
+	volume_script_hold(disk.script, true);
+	disk_begin(disk.nexus, CDB(OP_READ_10, [8] = 1), NULL, 0);
+	volume_get_stats(disk.luns[0].volume, &stats);
+	assert_int_equal(stats.handles, 1);
+	assert_false(scsi_nexus_drop_volume(disk.nexus, disk.luns[0].volume));
+	assert_false(scsi_nexus_drop_volume(disk.nexus, disk.luns[0].volume));
+	assert_false(scsi_lun_exists(disk.nexus, lun_0));
+	volume_get_stats(disk.luns[0].volume, &stats);
+	assert_int_equal(stats.handles, 1);
+	volume_script_complete_all(disk.script, 0);
+	assert_good(disk_end());
+	volume_script_hold(disk.script, false);
+	volume_get_stats(disk.luns[0].volume, &stats);
+	assert_int_equal(stats.handles, 0);
+
+	assert_sense(disk_command(disk.nexus, CDB(OP_READ_10, [8] = 1), NULL, 0), 5, 0x2500);
+	a = disk_command(disk.nexus, CDB(OP_INQUIRY, 0, 0, 0, 96), NULL, 0);
+	assert_int_equal(a->in[0], 0x7f);
+	a = disk_command(disk.nexus, CDB(OP_REPORT_LUNS, [9] = 255), NULL, 0);
+	assert_int_equal(a->in_length, 16);
+	assert_good(disk_command_lun(disk.nexus, lun, CDB(OP_READ_10, [8] = 1), NULL, 0));
+	assert_true(scsi_nexus_drop_volume(disk.nexus, volume));
+	assert_sense(disk_command_lun(disk.nexus, lun, CDB(0), NULL, 0), 5, 0x2500);
+	/* One that was never opened. */
+	assert_false(scsi_nexus_drop_volume(disk.other, volume));
+	assert_true(scsi_nexus_drop_volume(disk.other, disk.luns[0].volume));
+	volume_script_close(second);
+}
+
+/* volume_going() before anybody told the nexus. */
+static void
+test_going_volume(void **state)
+{
+	(void)state;
+	log_set_level(LOG_LEVEL_ERROR);
+	volume_set_going(disk.luns[0].volume);
+	assert_sense(disk_command(disk.nexus, CDB(OP_READ_10, [8] = 1), NULL, 0), 2, 0x0412);
+	assert_sense(disk_command(disk.other, CDB(OP_READ_10, [8] = 1), NULL, 0), 5, 0x2500);
+}
+
+/* A failure is logged once a second for each unit. */
+static void
+test_failures_do_not_flood_the_log(void **state)
+{
+	const struct answer *a;
+
+	(void)state;
+	log_set_level(LOG_LEVEL_ERROR);
+	volume_script_fail(disk.script, BLK_READ, -EIO, 1000);
+	for (unsigned i = 0; i < 1000; i++) {
+		a = disk_command(disk.nexus, CDB(OP_READ_10, [8] = 1), NULL, 0);
+		assert_sense(a, 3, 0x1100);
+	}
+	assert_good(disk_command(disk.nexus, CDB(OP_READ_10, [8] = 1), NULL, 0));
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_addressing, start, stop),
+		cmocka_unit_test_setup_teardown(test_power_on, start, stop),
+		cmocka_unit_test_setup_teardown(test_lun_reset, start, stop),
+		cmocka_unit_test_setup_teardown(test_reset_through_another_target, start, stop),
+		cmocka_unit_test_setup_teardown(test_read_only_lun, start, stop),
+		cmocka_unit_test_setup_teardown(test_describe, start, stop),
+		cmocka_unit_test_setup_teardown(test_drop_volume, start, stop),
+		cmocka_unit_test_setup_teardown(test_going_volume, start, stop),
+		cmocka_unit_test_setup_teardown(test_failures_do_not_flood_the_log, start, stop),
+	};
+
+	return cmocka_run_group_tests_name("scsi_lun", tests, NULL, NULL);
+}

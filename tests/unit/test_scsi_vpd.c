@@ -1,0 +1,233 @@
+/* scsi_vpd.c */
+#include "config.h"
+
+#include "test_scsi_disk.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "bytes.h"
+#include "check.h"
+#include "conf.h"
+#include "scsi/scsi_internal.h"
+
+static int
+start(void **state)
+{
+	(void)state;
+	disk_start(&(struct volume_script_options){.size = MIB,
+		.physical_block_size = 4096,
+		.discard_granularity = 8192,
+		.transfer_max = 4 * MIB});
+	return 0;
+}
+
+static int
+stop(void **state)
+{
+	(void)state;
+	disk_stop();
+	return 0;
+}
+
+/* The page whole; and cut at every allocation length. */
+static const struct answer *
+read_page(uint8_t page)
+{
+	static uint8_t full[SCSI_PAGE_MAX];
+	const struct answer *a = disk_command(disk.nexus, CDB(0x12, 1, page, 0x10, 0), NULL, 0);
+	size_t whole = a->in_length;
+
+	assert_good(a);
+	assert_int_equal(a->in[0], 0);
+	assert_int_equal(a->in[1], page);
+	assert_int_equal(get_be16(a->in + 2) + 4, whole);
+	memcpy(full, a->in, whole);
+	for (size_t length = 0; length <= whole + 4; length++) {
+		a = disk_command(disk.nexus,
+			CDB(0x12, 1, page, (uint8_t)(length >> 8), (uint8_t)length), NULL, 0);
+		assert_good(a);
+		assert_int_equal(a->in_length, min_size(length, whole));
+		assert_memory_equal(a->in, full, a->in_length);
+	}
+	return a;
+}
+
+static void
+test_supported_pages(void **state)
+{
+	static const uint8_t pages[] = {0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2};
+	const struct answer *a = read_page(0);
+
+	(void)state;
+	assert_int_equal(a->in_length, 4 + sizeof(pages));
+	assert_memory_equal(a->in + 4, pages, sizeof(pages));
+	for (size_t i = 0; i < sizeof(pages); i++)
+		read_page(pages[i]);
+}
+
+/* The same after a restart, on every path; another volume's differs. */
+static void
+test_serial(void **state)
+{
+	char first[33], again[33];
+	const struct answer *a = read_page(0x80);
+	struct volume_script *second;
+
+	(void)state;
+	assert_int_equal(a->in_length, 4 + 32);
+	memcpy(first, a->in + 4, 32);
+	a = disk_command(disk.other, CDB(0x12, 1, 0x80, 0, 255), NULL, 0);
+	assert_memory_equal(a->in + 4, first, 32);
+	disk_stop();
+	disk_start(&(struct volume_script_options){.size = 2 * MIB});
+	a = read_page(0x80);
+	memcpy(again, a->in + 4, 32);
+	assert_memory_equal(again, first, 32);
+	second = volume_script_open(&(struct volume_script_options){.name = "second"});
+	disk_add_lun(1, volume_script_volume(second), false);
+	a = disk_command_lun(
+		disk.nexus, (const uint8_t[8]){0, 1}, CDB(0x12, 1, 0x80, 0, 255), NULL, 0);
+	assert_memory_not_equal(a->in + 4, first, 32);
+	scsi_nexus_free(disk.nexus);
+	scsi_nexus_free(disk.other);
+	disk.nexus = disk.other = NULL;
+	volume_script_close(second);
+}
+
+/* The designator with that association and type; its length in *length. */
+static const uint8_t *
+find_designator(const struct answer *a, uint8_t association, uint8_t type, size_t *length)
+{
+	for (size_t at = 4; at < a->in_length; at += 4 + *length) {
+		const uint8_t *p = a->in + at;
+
+		*length = p[3];
+		assert_true(at + 4 + *length <= a->in_length);
+		assert_int_equal(p[2], 0);
+		if ((p[1] & 0x3f) == (association << 4 | type))
+			return p;
+	}
+	fail_msg("no designator of association %u, type %u", association, type);
+	return NULL;
+}
+
+static void
+test_identification(void **state)
+{
+	const struct answer *a = read_page(0x83);
+	const char name[] = "iqn.2026-11.localhost.slabd:disk0,t,0x0007";
+	const uint8_t *p;
+	size_t length;
+	char naa[32];
+
+	(void)state;
+	p = find_designator(a, 0, 3, &length); /* the unit's NAA */
+	assert_int_equal(p[0], 0x01);
+	assert_int_equal(p[1], 0x03);
+	assert_int_equal(length, 8);
+	assert_int_equal(p[4] >> 4, 3);
+	snprintf(naa, sizeof(naa), "naa.%016llX", (unsigned long long)get_be64(p + 4));
+	p = find_designator(a, 0, 1, &length); /* T10 vendor identification */
+	assert_int_equal(p[0], 0x02);
+	assert_int_equal(length, 8 + 16 + 32);
+	assert_memory_equal(p + 4, "SLABD   disk            ", 24);
+	p = find_designator(a, 0, 8, &length); /* SCSI name string */
+	assert_int_equal(p[0], 0x03);
+	assert_int_equal(length, 24);
+	assert_string_equal((const char *)p + 4, naa);
+	p = find_designator(a, 1, 4, &length); /* relative target port: the one it came by */
+	assert_int_equal(p[0], 0x51);
+	assert_int_equal(p[1], 0x94);
+	assert_int_equal(get_be32(p + 4), 2);
+	p = find_designator(a, 1, 5, &length); /* target port group */
+	assert_int_equal(get_be32(p + 4), 7);
+	p = find_designator(a, 1, 8, &length);
+	assert_int_equal(p[0], 0x53);
+	assert_string_equal((const char *)p + 4, name);
+	assert_int_equal(length % 4, 0);
+	p = find_designator(a, 2, 8, &length);
+	assert_string_equal((const char *)p + 4, "iqn.2026-11.localhost.slabd:disk0");
+}
+
+static void
+test_block_limits(void **state)
+{
+	const struct answer *a = read_page(0xb0);
+
+	(void)state;
+	assert_int_equal(a->in_length, 0x40);
+	assert_int_equal(a->in[4], 1);                        /* WSNZ */
+	assert_int_equal(a->in[5], 255);                      /* COMPARE AND WRITE */
+	assert_int_equal(get_be16(a->in + 6), 8);             /* 4096 / 512 */
+	assert_int_equal(get_be32(a->in + 8), 4 * MIB / 512); /* less than ours: the volume's */
+	assert_int_equal(get_be32(a->in + 12), MIB / 512);
+	assert_int_equal(get_be32(a->in + 20), UINT32_MAX); /* UNMAP blocks */
+	assert_int_equal(get_be32(a->in + 24), LIMIT_SCSI_UNMAP);
+	assert_int_equal(get_be32(a->in + 28), 16); /* 8192 / 512 */
+	assert_int_equal(get_be32(a->in + 32), UINT32_C(1) << 31);
+	assert_int_equal(get_be64(a->in + 36), LIMIT_SCSI_WRITE_SAME / 512);
+}
+
+static void
+test_qualities(void **state)
+{
+	static const uint8_t characteristics[] = {0, 1, 0, 0x50};
+	static const uint8_t provisioning[] = {0, 0xe4, 2, 0};
+	const struct answer *a = read_page(0xb1);
+
+	(void)state;
+	assert_int_equal(a->in_length, 0x40);
+	assert_memory_equal(a->in + 4, characteristics, 4);
+	a = read_page(0xb2);
+	assert_int_equal(a->in_length, 8);
+	assert_memory_equal(a->in + 4, provisioning, 4);
+}
+
+/* Nothing is promised that the volume does not do. */
+static void
+test_a_thick_rotating_volume(void **state)
+{
+	char name[] = "db", backend[] = "plain";
+	struct conf_volume conf = {.name = name,
+		.backend = backend,
+		.size = MIB,
+		.block_size = 512,
+		.physical_block_size = 512,
+		.rotational = true};
+	static const uint8_t zeroes[16];
+	const struct answer *a;
+
+	(void)state;
+	disk_start_volume(disk_plain_volume(&conf, &(struct blk_info){.sparse = true}));
+	a = read_page(0xb1);
+	assert_int_equal(get_be16(a->in + 4), 7200);
+	a = read_page(0xb2);
+	assert_memory_equal(a->in + 4, zeroes, 4);
+	a = read_page(0xb0);
+	assert_memory_equal(a->in + 20, zeroes, 16);
+	disk_ready(disk.nexus);
+	/* And WRITE SAME with UNMAP is refused. */
+	assert_bad_cdb(disk_command(disk.nexus, CDB(0x41, 0x08, [8] = 1), zeroes, 0), 1);
+	disk_stop();
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_supported_pages, start, stop),
+		cmocka_unit_test_setup_teardown(test_serial, start, stop),
+		cmocka_unit_test_setup_teardown(test_identification, start, stop),
+		cmocka_unit_test_setup_teardown(test_block_limits, start, stop),
+		cmocka_unit_test_setup_teardown(test_qualities, start, stop),
+		cmocka_unit_test(test_a_thick_rotating_volume),
+	};
+
+	return cmocka_run_group_tests_name("scsi_vpd", tests, NULL, NULL);
+}
