@@ -299,6 +299,8 @@ void iscsi_conn_send(struct iscsi_conn *conn, struct send_item *item);
 void iscsi_conn_resume(struct iscsi_conn *conn);
 bool iscsi_conn_choked(const struct iscsi_conn *conn);
 struct iscsi_loop *iscsi_loop_of(struct loop *loop);
+/* Before the loops start. */
+void iscsi_loops_init(void);
 
 /* --- login (iscsi_login.c)
  * -------------------------------------------------------------------------- */
@@ -383,9 +385,8 @@ struct iscsi_session {
 	enum iobuf_use head_use;
 };
 
-/* Once, before the loops; 0 or -ENOMEM. */
-int iscsi_session_start(void);
-void iscsi_session_stop(void);
+/* Before the loops start. */
+void iscsi_sessions_init(void);
 
 /* A session for a login on this connection, not in the table. NULL: no memory. */
 struct iscsi_session *iscsi_session_new(struct iscsi_conn *conn, const struct iscsi_login *login);

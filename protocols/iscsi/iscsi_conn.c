@@ -332,11 +332,18 @@ static struct iscsi_loop loops[LIMIT_LOOPS + 1];
 struct iscsi_loop *
 iscsi_loop_of(struct loop *loop)
 {
-	struct iscsi_loop *home = &loops[loop_index(loop)];
+	return &loops[loop_index(loop)];
+}
 
-	if (!home->conns.tqh_last)
-		TAILQ_INIT(&home->conns);
-	return home;
+void
+iscsi_loops_init(void)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(loops); i++) {
+		memset(&loops[i], 0, sizeof(loops[i]));
+		TAILQ_INIT(&loops[i].conns);
+	}
 }
 
 void

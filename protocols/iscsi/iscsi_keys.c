@@ -509,11 +509,11 @@ iscsi_keys_take(struct iscsi_negotiation *n, enum iscsi_stage stage, const void 
 	uint16_t status;
 
 	status = take_pairs(n, stage, reader_of(text, length), answers, &nanswers);
-	if (status)
-		return status;
 	/* 13.14: FirstBurstLength MUST NOT exceed MaxBurstLength. */
 	if (n->active.first_burst > n->active.max_burst)
 		n->active.first_burst = n->active.max_burst;
+	if (status)
+		return status;
 	for (i = 0; i < nanswers; i++)
 		write_answer(answer, &answers[i], &n->active);
 	return answer->bad ? ISCSI_LOGIN_RESOURCES : 0;

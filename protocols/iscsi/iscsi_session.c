@@ -31,20 +31,14 @@ static struct session_table {
 	uint16_t last_tsih;
 } table = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-int
-iscsi_session_start(void)
+void
+iscsi_sessions_init(void)
 {
 	unsigned i;
 
 	for (i = 0; i < TABLE_BUCKETS; i++)
 		LIST_INIT(&table.buckets[i]);
 	memset(table.tsihs, 0, sizeof(table.tsihs));
-	return 0;
-}
-
-void
-iscsi_session_stop(void)
-{
 }
 
 static unsigned

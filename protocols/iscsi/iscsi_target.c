@@ -23,7 +23,6 @@ stop_iscsi(void)
 			slab_cache_free(cache[i]);
 		cache[i] = NULL;
 	}
-	iscsi_session_stop();
 	scsi_stop();
 }
 
@@ -52,10 +51,9 @@ start_iscsi(void)
 		stop_iscsi();
 		return -ENOMEM;
 	}
-	rc = iscsi_session_start();
-	if (rc)
-		stop_iscsi();
-	return rc;
+	iscsi_sessions_init();
+	iscsi_loops_init();
+	return 0;
 }
 
 static void
