@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tls.h"
+
 struct volume;
 
 /* NBD */
@@ -22,6 +24,7 @@ struct export {
 	bool read_only;     /* also where the volume is not */
 	bool hidden;        /* not in LIST */
 	bool is_default;    /* answers to the empty name too */
+	enum tls_mode tls;
 };
 
 /* iSCSI */
@@ -52,6 +55,8 @@ struct catalogue {
 	size_t ntargets;
 	const struct portal *portals;
 	size_t nportals;
+	enum tls_mode tls;               /* NBD */
+	struct tls_context *tls_context; /* NULL: no TLS */
 	void (*destroy)(struct catalogue *catalogue); /* on whichever thread lets the last reference go */
 };
 

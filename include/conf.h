@@ -35,6 +35,7 @@ struct conf_export {
 
 struct conf_lun {
 	uint16_t number;
+	unsigned tls; /* enum tls_mode; never TLS_UNSET once checked */
 	char *volume;
 	bool read_only;
 };
@@ -67,3 +68,5 @@ struct conf {
 };
 
 #endif
+	unsigned tls; /* enum tls_mode of the server; never TLS_UNSET once checked */
+	char *tls_certificate, *tls_key, *tls_ca, *tls_psk; /* paths; NULL: none */

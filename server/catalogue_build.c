@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "limits.h"
+#include "secure.h"
 #include "volumes.h"
 
 /* The catalogue and what it names are one object's: freed together, by any thread. */
@@ -40,6 +41,7 @@ destroy_built(struct catalogue *catalogue)
 		free((char *)(uintptr_t)built->portals[i].address);
 		free((char *)(uintptr_t)built->portals[i].advertise);
 	}
+	tls_context_put(built->catalogue.tls_context);
 	free(built->exports);
 	free(built->targets);
 	free(built->portals);
@@ -69,6 +71,7 @@ add_export(struct built *built, const struct conf_export *conf, struct volume *v
 		.read_only = conf->read_only,
 		.hidden = conf->hidden,
 		.is_default = conf->is_default,
+		.tls = conf->tls,
 	};
 }
 
@@ -105,7 +108,7 @@ static void
 add_own_export(struct built *built, const struct conf *conf, struct volume *volume)
 {
 	const char *name = volume_name(volume);
-	struct conf_export export = {.name = (char *)(uintptr_t)name};
+	struct conf_export export = {.name = (char *)(uintptr_t)name, .tls = conf->tls};
 
 	/* By name, not by rank: a client that asks for the default export never gets another volume
 	 * because the first one was removed. */
@@ -180,6 +183,8 @@ catalogue_build(const struct conf *conf, const struct portal *portals, size_t np
 		.ntargets = built->ntargets,
 		.portals = built->portals,
 		.nportals = built->nportals,
+		.tls = conf->tls,
+		.tls_context = secure_context() ? tls_context_get(secure_context()) : NULL,
 		.destroy = destroy_built,
 	};
 	atomic_init(&built->catalogue.references, 1);

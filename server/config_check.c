@@ -12,6 +12,7 @@
 #include "config_keys.h"
 #include "config_load.h"
 #include "limits.h"
+#include "tls.h"
 #include "words.h"
 
 static const char *
@@ -304,6 +305,39 @@ check_listen(struct config *config, const char *protocol, struct conf_listen *li
 			if (listens[j].address &&
 				strcmp(listens[i].address, listens[j].address) == 0)
 				config_problem(config, path, "%s %s is listed twice", protocol,
+/* What the files hold is looked at when they are loaded. */
+static void
+check_tls(struct config *config)
+{
+	struct conf *conf = &config->conf;
+	char path[80];
+
+	if (conf->tls_certificate && !conf->tls_key)
+		config_problem(config, "tls.certificate",
+			"a TLS certificate without its key: give --tls-key (tls: key)");
+	if (!conf->tls_certificate && (conf->tls_key || conf->tls_ca))
+		config_problem(config, conf->tls_key ? "tls.key" : "tls.ca",
+			"a TLS %s without a certificate: give --tls-cert (tls: certificate)",
+			conf->tls_key ? "key" : "CA");
+	if (conf->tls == TLS_UNSET)
+		conf->tls = conf->tls_certificate || conf->tls_psk ? TLS_REQUIRE : TLS_OFF;
+	if (conf->tls != TLS_OFF && !conf->tls_certificate && !conf->tls_psk)
+		config_problem(config, "tls.mode",
+			"TLS needs a certificate and its key (--tls-cert, --tls-key) or a PSK file "
+			"(--tls-psk)");
+	for (size_t i = 0; i < conf->nexports; i++) {
+		struct conf_export *export = &conf->exports[i];
+
+		if (export->tls == TLS_UNSET)
+			export->tls = conf->tls;
+		if (conf->tls != TLS_ALLOW && export->tls != conf->tls)
+			config_problem(config, path_of(path, "nbd.exports[%zu].tls", i),
+				"export \"%.100s\": the server %s TLS; exports may differ where it "
+				"allows it",
+				export->name, conf->tls == TLS_REQUIRE ? "requires" : "has no");
+	}
+}
+
 					listens[i].address);
 		path_of(path, "%s.listen[%zu].advertise", protocol, i);
 		if (listens[i].advertise &&
@@ -364,3 +398,4 @@ config_finish(struct config *config)
 				sizeof(struct conf_lun), compare_luns);
 	return config->nproblems == 0 && !config->no_memory;
 }
+	check_tls(config);

@@ -58,6 +58,9 @@ static const struct config_section nbd_listen_section = {"nbd: listen", "NBD lis
 static const struct config_key export_keys[] = {
 	{"volume", KEY_TEXT, IN(conf_export, volume),
 		.help = "The volume behind the export. Without it: the one of the export's name."},
+/* enum tls_mode */
+static const char *const tls_modes[] = {"", "off", "allow", "require", NULL};
+
 	{"description", KEY_TEXT, IN(conf_export, description),
 		.help = "A text for clients that list."},
 	{"min_block", KEY_SIZE32, IN(conf_export, min_block), .max = 64 * 1024, .fallback = "0",
@@ -69,7 +72,10 @@ static const struct config_key export_keys[] = {
 		.help = "Leave it out when a client lists exports."},
 	{"default", KEY_SWITCH, IN(conf_export, is_default), .fallback = "off",
 		.help = "Answer to the empty export name too; one export at most."},
-	{.name = "tls", .kind = KEY_LATER},
+	{"tls", KEY_CHOICE, IN(conf_export, tls), .choices = tls_modes,
+		.help = "Whether it is served over TLS: off (never), allow (to whoever asks) or "
+			"require (not without). Without it: as the server, see tls. "
+			"Where the server allows TLS, an export may differ."},
 	{0},
 };
 
@@ -161,8 +167,31 @@ static const struct config_key root_keys[] = {
 	{"loops", KEY_NUMBER, IN(conf, loops), .min = 1, .max = LIMIT_LOOPS,
 		.help = "Event loops, each on a thread of its own. Without it: one per core."},
 	{"insecure", KEY_SWITCH, IN(conf, insecure), .fallback = "off",
+static const struct config_key tls_keys[] = {
+	{"mode", KEY_CHOICE, IN(conf, tls), .choices = tls_modes,
+		.help = "For NBD, unix sockets included: off, allow (whoever asks gets it) or "
+			"require (nothing is served without it). "
+			"Without it: require where there is a certificate or a PSK file, else off."},
+	{"certificate", KEY_TEXT, IN(conf, tls_certificate),
+		.help = "PEM file: the server's certificate, then the chain up to what clients trust."},
+	{"key", KEY_TEXT, IN(conf, tls_key),
+		.help = "PEM file: the certificate's key, not encrypted, and nobody's but its owner's "
+			"to read (mode 0600 or 0400). "
+			"RSA above 2048 bits works and earns a warning: it is slow."},
+	{"ca", KEY_TEXT, IN(conf, tls_ca),
+		.help = "PEM file: who signs the clients' certificates. "
+			"With it, every client needs one."},
+	{"psk", KEY_TEXT, IN(conf, tls_psk),
+		.help = "File of pre-shared keys, a line IDENTITY:HEXKEY each, as psktool makes it; "
+			"mode 0600 or 0400."},
+	{0},
+};
+
+static const struct config_section tls_section = {"tls", "tls", SECTION_GROUP, .keys = tls_keys};
+
 		.help = "Serve beyond loopback although nothing protects the volumes."},
-	{.name = "tls", .kind = KEY_LATER},
+	{"tls", KEY_GROUP, .section = &tls_section,
+		.help = "How NBD and iSCSI are secured by TLS."},
 	{.name = "metrics", .kind = KEY_LATER},
 	{.name = "state", .kind = KEY_LATER},
 	{0},
@@ -172,7 +201,7 @@ const struct config_section config_root = {"", "configuration", SECTION_GROUP, .
 
 const struct config_section *const config_sections[] = {&config_root, &config_volume_section,
 	&nbd_section, &nbd_listen_section, &export_section, &iscsi_section, &iscsi_listen_section,
-	&target_section, &lun_section, &limits_section, NULL};
+	&target_section, &lun_section, &limits_section, &tls_section, NULL};
 
 _Static_assert(LIMIT_CONNECTIONS == 1024, "limits: connections says its default in words");
 
@@ -245,6 +274,26 @@ config_key_set(const struct config_key *key, void *item, const char *text, struc
 	case KEY_SIZE:
 	case KEY_SIZE32:
 		if (parse_size(text, &number))
+static bool
+set_choice(const struct config_key *key, unsigned *member, const char *text, struct error *error)
+{
+	char known[96] = "";
+	size_t length;
+
+	for (unsigned i = 0; key->choices[i]; i++) {
+		if (*text && strcmp(key->choices[i], text) == 0) {
+			*member = i;
+			return true;
+		}
+		length = strlen(known);
+		if (*key->choices[i])
+			snprintf(known + length, sizeof(known) - length, "%s%s", length ? ", " : "",
+				key->choices[i]);
+	}
+	error_set(error, -EINVAL, "\"%s\" is none of %s", text, known);
+	return false;
+}
+
 			return set_number(key, member, number, text, error);
 		error_set(error, -EINVAL,
 			"\"%s\" is not a size (give bytes, or a number with K, M, G, T or P)",
@@ -273,6 +322,8 @@ config_key_set(const struct config_key *key, void *item, const char *text, struc
 }
 
 bool
+	case KEY_CHOICE:
+		return set_choice(key, member, text, error);
 config_key_defaults(const struct config_section *section, void *item)
 {
 	for (const struct config_key *key = section->keys; key->name; key++) {
@@ -378,6 +429,8 @@ name_kind(const struct config_key *key)
 /* mdoc wants a new sentence on a new line, and lines of at most 80 bytes. */
 static void
 print_help(const char *help, FILE *out)
+	case KEY_CHOICE:
+		return "word";
 {
 	size_t column = 0;
 

@@ -21,6 +21,7 @@ enum key_kind {
 	KEY_U16,    /* uint16_t */
 	KEY_NUMBER, /* unsigned */
 	KEY_SWITCH, /* bool */
+	KEY_CHOICE, /* an enum: the index in `choices` */
 	KEY_GROUP,  /* a mapping; its members lie in the same struct */
 	KEY_ITEMS,  /* an array of structs: pointer at `offset`, size_t at `count` */
 	KEY_LATER,  /* reserved for what is not there yet */
@@ -43,6 +44,7 @@ struct config_key {
 	uint64_t min, max;                    /* SIZE32, U16, NUMBER; SIZE: max, 0 for none */
 	const char *fallback;                 /* as it would be typed; NULL: none */
 	const char *help;                     /* one sentence, for slabd.yaml.5 */
+	const char *const *choices;           /* CHOICE: words, then NULL; "" is "not given" */
 };
 
 struct config_section {

@@ -70,6 +70,11 @@ print_value(FILE *out, const char *lead, const struct config_key *key, const voi
 	case KEY_SWITCH:
 		fprintf(out, "%s%s: %s", lead, key->name, *(const bool *)member ? "on" : "off");
 		break;
+	case KEY_CHOICE:
+		if (!*key->choices[*(const unsigned *)member])
+			return false;
+		fprintf(out, "%s%s: %s", lead, key->name, key->choices[*(const unsigned *)member]);
+		break;
 	case KEY_GROUP:
 	case KEY_ITEMS:
 	case KEY_LATER:

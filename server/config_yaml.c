@@ -305,6 +305,7 @@ read_pair(struct config *config, const struct config_section *section, void *ite
 	case KEY_U16:
 	case KEY_NUMBER:
 	case KEY_SWITCH:
+	case KEY_CHOICE:
 		read_value(config, key, item, value, &inner);
 		break;
 	}

@@ -16,6 +16,7 @@
 #include "headcount.h"
 #include "limits.h"
 #include "reception.h"
+#include "secure.h"
 #include "unix_socket.h"
 
 struct listener {
@@ -46,6 +47,13 @@ list_volumes(const struct conf *conf, char *text, size_t room)
 		snprintf(text + length, room - length, " and %zu more", conf->nvolumes - 3);
 }
 
+/* Nobody gets to the volumes whom we do not know. */
+static bool
+is_protected(const struct conf *conf, const struct frontend *frontend)
+{
+	return frontend == &nbd_frontend && conf->tls == TLS_REQUIRE && secure_verifies();
+}
+
 static int
 add_listener(const struct conf *conf, const struct frontend *frontend,
 	const struct conf_listen *listen, const void *socket, socklen_t length, struct error *error)
@@ -56,7 +64,7 @@ add_listener(const struct conf *conf, const struct frontend *frontend,
 	if (nlisteners == LIMIT_LISTENERS)
 		return error_set(error, -ENOSPC, "%s %s: more than %d listeners", frontend->name,
 			listen->address, LIMIT_LISTENERS);
-	if (!conf->insecure && !address_is_local(socket)) {
+	if (!conf->insecure && !address_is_local(socket) && !is_protected(conf, frontend)) {
 		list_volumes(conf, volumes, sizeof(volumes));
 		return error_set(error, -EACCES,
 			"%s %s would offer %s to everyone: add CHAP, TLS with verified peers or an "

@@ -26,6 +26,7 @@
 #include "log.h"
 #include "loop.h"
 #include "options.h"
+#include "secure.h"
 #include "shutdown.h"
 #include "volumes.h"
 #include "words.h"
@@ -48,7 +49,7 @@ print_version(void)
 #else
 	printf("  systemd    no\n");
 #endif
-	printf("  tls        not there yet\n");
+	printf("  TLS        %s\n", tls_library());
 	printf("  io_uring   not there yet\n");
 #ifdef SANITIZERS
 	printf("  sanitizers %s\n", SANITIZERS);
@@ -186,7 +187,9 @@ run_daemon(const struct conf *conf)
 
 	signals_block();
 	descriptors = raise_descriptors(conf->connections);
-	rc = listeners_resolve(conf, &error);
+	rc = secure_load(conf, &error);
+	if (rc == 0)
+		rc = listeners_resolve(conf, &error);
 	if (rc == 0)
 		rc = listeners_bind(&error);
 	if (rc == 0)
@@ -199,6 +202,7 @@ run_daemon(const struct conf *conf)
 	}
 	listeners_stop();
 	control_stop();
+	secure_unload();
 	if (rc)
 		fprintf(stderr, "slabd: %s\n", error.text);
 	else if (shutdown_begun())
@@ -207,11 +211,16 @@ run_daemon(const struct conf *conf)
 }
 
 static int
-check_addresses(const struct conf *conf)
+check_files_and_addresses(const struct conf *conf)
 {
 	struct error error;
 
-	if (listeners_resolve(conf, &error) == 0)
+	int rc = secure_load(conf, &error);
+
+	if (rc == 0)
+		rc = listeners_resolve(conf, &error);
+	secure_unload();
+	if (rc == 0)
 		return 0;
 	fprintf(stderr, "slabd: %s\n", error.text);
 	return 1;
@@ -239,7 +248,7 @@ main(int argc, char **argv)
 	} else if (action == OPTIONS_PRINT) {
 		config_print(&config.conf, stdout);
 	} else if (action == OPTIONS_CHECK) {
-		status = check_addresses(&config.conf);
+		status = check_files_and_addresses(&config.conf);
 	} else {
 		status = run_daemon(&config.conf);
 	}

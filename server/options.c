@@ -21,6 +21,11 @@ enum {
 	OPTION_PRINT,
 	OPTION_VERSION,
 	OPTION_HELP,
+	OPTION_TLS,
+	OPTION_TLS_CERT,
+	OPTION_TLS_KEY,
+	OPTION_TLS_CA,
+	OPTION_TLS_PSK,
 	OPTION_LATER,
 };
 
@@ -36,11 +41,11 @@ static const struct option long_options[] = {
 	{"print-config", no_argument, NULL, OPTION_PRINT},
 	{"version", no_argument, NULL, OPTION_VERSION},
 	{"help", no_argument, NULL, OPTION_HELP},
-	{"tls", required_argument, NULL, OPTION_LATER},
-	{"tls-cert", required_argument, NULL, OPTION_LATER},
-	{"tls-key", required_argument, NULL, OPTION_LATER},
-	{"tls-ca", required_argument, NULL, OPTION_LATER},
-	{"tls-psk", required_argument, NULL, OPTION_LATER},
+	{"tls", required_argument, NULL, OPTION_TLS},
+	{"tls-cert", required_argument, NULL, OPTION_TLS_CERT},
+	{"tls-key", required_argument, NULL, OPTION_TLS_KEY},
+	{"tls-ca", required_argument, NULL, OPTION_TLS_CA},
+	{"tls-psk", required_argument, NULL, OPTION_TLS_PSK},
 	{"stdio", no_argument, NULL, OPTION_LATER},
 	{"state", required_argument, NULL, OPTION_LATER},
 	{0},
@@ -56,7 +61,7 @@ options_help(void)
 	      "  disk0=memory:1G                  sparse memory, gone at the end\n"
 	      "  web=file:/srv/web.img,size=10G   a file, created when a size is given\n"
 	      "  nil=null:1T                      reads zeroes, forgets what is written\n"
-	      "  KEY: size block_size physical_block_size read_only removable rotational\n"
+	      "  KEY: size block_size physical_block_size read_only direct prealloc removable rotational\n"
 	      "       serial vendor product; sizes take K, M, G, T and P\n"
 	      "\n"
 	      "Options:\n"
@@ -67,6 +72,12 @@ options_help(void)
 	      "                      default 127.0.0.1:3260\n"
 	      "      --control PATH  socket for slabctl(8), or none; default\n"
 	      "                      $XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock\n"
+	      "      --tls MODE      TLS for NBD: off, allow or require; with a certificate or a\n"
+	      "                      PSK file the default is require\n"
+	      "      --tls-cert FILE --tls-key FILE\n"
+	      "                      PEM certificate and its key, which only its owner may read\n"
+	      "      --tls-ca FILE   PEM; clients need a certificate that it signed\n"
+	      "      --tls-psk FILE  pre-shared keys, a line IDENTITY:HEXKEY each\n"
 	      "      --insecure      serve beyond this machine although nothing protects the volumes\n"
 	      "      --loops N       event loops; default one per core\n"
 	      "      --check-config  only say what is wrong with the configuration\n"
@@ -121,6 +132,16 @@ set_root(struct config *config, const char *key, const char *option, const char 
 }
 
 static void
+set_tls(struct config *config, const char *key, const char *option, const char *text)
+{
+	const struct config_key *group = config_key_find(&config_root, "tls");
+	struct error error;
+
+	if (!config_key_set(config_key_find(group->section, key), &config->conf, text, &error))
+		config_usage(config, "%s: %s", option, error.text);
+}
+
+static void
 apply(struct config *config, int code, int index, enum options_action *action)
 {
 	switch (code) {
@@ -154,6 +175,21 @@ apply(struct config *config, int code, int index, enum options_action *action)
 		break;
 	case OPTION_HELP:
 		*action = OPTIONS_HELP;
+		break;
+	case OPTION_TLS:
+		set_tls(config, "mode", "--tls", optarg);
+		break;
+	case OPTION_TLS_CERT:
+		set_tls(config, "certificate", "--tls-cert", optarg);
+		break;
+	case OPTION_TLS_KEY:
+		set_tls(config, "key", "--tls-key", optarg);
+		break;
+	case OPTION_TLS_CA:
+		set_tls(config, "ca", "--tls-ca", optarg);
+		break;
+	case OPTION_TLS_PSK:
+		set_tls(config, "psk", "--tls-psk", optarg);
 		break;
 	case OPTION_LATER:
 		config_usage(

@@ -76,6 +76,7 @@ enum {
 	NBD_WAIT_MEMORY = 1, /* account.granted() ends it */
 	NBD_WAIT_ROOM = 2,   /* LIMIT_NBD_IN_FLIGHT, or no request object */
 	NBD_WAIT_OUTPUT = 4, /* negotiation: earlier answers are not sent yet */
+	NBD_WAIT_TLS = 8,    /* STARTTLS: its answer is the last that is sent in the clear */
 };
 
 /*
@@ -112,6 +113,7 @@ struct nbd_conn {
 	unsigned watched; /* STREAM_* asked for last */
 	bool going;       /* drain or volume gone: new requests are refused, closed when idle */
 	bool blocked;     /* the stream takes no more for now */
+	bool secure;      /* STARTTLS was answered: all further bytes are TLS's */
 	bool linger;      /* at the end: the peer may be sending */
 	bool sweeping;
 	bool fresh;          /* a request began or ended since progress was noted */
@@ -254,6 +256,9 @@ const struct nbd_option *nbd_option_find(uint32_t number);
 /* Why it is refused before its data is looked at: NBD_REP_ERR_* and a text, or 0. */
 uint32_t nbd_option_refuse(const struct nbd_conn *conn, const struct nbd_option *option,
 	uint32_t length, const char **text);
+
+/* Nothing but STARTTLS and ABORT is taken before TLS. */
+bool nbd_needs_tls(const struct nbd_conn *conn);
 
 /* nbd_transmit.c */
 

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "catalogue.h"
 #include "check.h"
 #include "frontend.h"
 #include "limits.h"
@@ -22,6 +23,8 @@
 
 /* Bytes of one read during negotiation: what a wait may have to keep is small before GO (R04). */
 #define NEGOTIATION_READ (16 * 1024)
+
+static void on_ready(struct stream *stream, unsigned events);
 
 static struct slab_cache *conn_cache;
 static struct slab_cache *request_cache;
@@ -200,6 +203,36 @@ throw_away(struct nbd_conn *conn)
 		conn->left -= (uint64_t)got;
 }
 
+/*
+ * The answer to STARTTLS is sent. proto.md "NBD_OPT_STARTTLS", R07: nothing that was agreed on
+ * before stays, and nothing that came in the clear is used (CVE-2021-3716). What the client sends
+ * from now on goes through TLS, whatever it is.
+ */
+static void
+start_tls(struct nbd_conn *conn)
+{
+	const struct catalogue *catalogue = catalogue_get();
+	struct stream *secure = NULL;
+
+	drop_input(conn);
+	conn->terms = (struct nbd_terms){.fixed = true, .no_zeroes = conn->terms.no_zeroes};
+	conn->wait &= ~(unsigned)NBD_WAIT_TLS;
+	stream_detach(conn->stream);
+	if (catalogue && catalogue->tls_context)
+		secure = stream_tls_new(conn->stream, catalogue->tls_context);
+	if (catalogue)
+		catalogue_put(catalogue);
+	if (!secure) {
+		nbd_conn_kill(conn, "no TLS any more");
+		return;
+	}
+	conn->stream = secure;
+	conn->watched = STREAM_READABLE;
+	send_queue_init(&conn->output, secure);
+	if (stream_attach(secure, conn->loop, on_ready, conn))
+		nbd_conn_kill(conn, "cannot be watched");
+}
+
 static void
 flush_output(struct nbd_conn *conn)
 {
@@ -215,6 +248,8 @@ flush_output(struct nbd_conn *conn)
 	} else if ((conn->phase == NBD_CLOSING || conn->going) && is_idle(conn)) {
 		end_connection(conn);
 		return;
+	} else if (conn->wait & NBD_WAIT_TLS) {
+		start_tls(conn);
 	} else if (conn->wait & NBD_WAIT_OUTPUT) {
 		nbd_conn_resume(conn);
 	}
@@ -350,7 +385,8 @@ read_input(struct nbd_conn *conn)
 		nbd_payload_arrived(conn, in_place);
 	rest = (size_t)got - in_place;
 	used = feed_bytes(conn, buffer, rest);
-	if (used < rest && conn->phase < NBD_CLOSING)
+	/* Behind STARTTLS there is nothing to keep (R07). */
+	if (used < rest && conn->phase < NBD_CLOSING && !(conn->wait & NBD_WAIT_TLS))
 		keep_leftover(conn, buffer + used, rest - used);
 	nbd_deadline_note(conn, (size_t)got);
 	if (conn->wait & NBD_WAIT_ROOM)

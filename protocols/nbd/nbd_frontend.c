@@ -82,15 +82,18 @@ count_connections(struct loop *loop, unsigned *in_flight)
 static void
 describe_conn(const struct nbd_conn *conn, char *text, size_t size)
 {
+	const char *security = conn->stream ? stream_security(conn->stream) : NULL;
+
 	if (nbd_negotiating(conn))
 		snprintf(text, size, "negotiating");
 	else
-		snprintf(text, size, "%s%s%s%s",
+		snprintf(text, size, "%s%s%s%s%s%s",
 			conn->terms.extended     ? "extended"
 			: conn->terms.structured ? "structured"
 						 : "simple",
 			conn->terms.base_allocation ? ", " NBD_BASE_ALLOCATION : "",
 			conn->terms.flags & NBD_FLAG_READ_ONLY ? ", read-only" : "",
+			security ? ", " : "", security ? security : "",
 			conn->going || conn->phase >= NBD_CLOSING ? ", closing" : "");
 }
 
@@ -103,9 +106,9 @@ visit_connections(struct loop *loop, connection_visit *visit, void *arg)
 	TAILQ_FOREACH(conn, &loop_state(loop)->conns, link) {
 		struct connection_row row = {
 			.id = conn->id,
-			.protocol = "nbd",
+			.protocol = conn->secure ? "nbd+tls" : "nbd",
 			.client = nbd_conn_peer(conn),
-			.name = "",
+			.name = conn->stream ? stream_identity(conn->stream) : "",
 			.volume = conn->blk ? volume_name(blk_volume(conn->blk)) : "",
 			.since = conn->since,
 			.in_flight = conn->in_flight,

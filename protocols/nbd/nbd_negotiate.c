@@ -90,6 +90,9 @@ find_violation(const struct nbd_conn *conn, const uint8_t *header)
 	if (conn->options > LIMIT_NBD_OPTIONS)
 		return "sent too many options";
 	if (conn->option == NBD_OPT_EXPORT_NAME) {
+		/* proto.md "FORCEDTLS mode": "as this request cannot error". */
+		if (nbd_needs_tls(conn))
+			return "asked for an export without TLS";
 		if (get_be32(header + 12) > LIMIT_NBD_STRING)
 			return "sent an export name that is too long";
 		/* It MUST NOT, and there is no error reply ("NBD_OPT_EXTENDED_HEADERS"). */

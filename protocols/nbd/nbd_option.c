@@ -49,6 +49,22 @@ enter_transmission(
 	log_debug("%s: uses volume %s", blk_name(blk), volume_name(blk_volume(blk)));
 }
 
+/* Why the export is not served over this connection, secure or not: NBD_REP_ERR_* and a text, or 0.
+ */
+static uint32_t
+refuse_export(const struct nbd_conn *conn, const struct export *export, const char **text)
+{
+	if (export->tls == TLS_REQUIRE && !conn->secure) {
+		*text = "this export needs TLS";
+		return NBD_REP_ERR_TLS_REQD;
+	}
+	if (export->tls == TLS_OFF && conn->secure) {
+		*text = "this export is not served over TLS";
+		return NBD_REP_ERR_POLICY;
+	}
+	return 0;
+}
+
 static void
 handle_export_name(struct nbd_conn *conn, const uint8_t *data, size_t length)
 {
@@ -57,9 +73,10 @@ handle_export_name(struct nbd_conn *conn, const uint8_t *data, size_t length)
 	struct blk_handle *blk = NULL;
 	struct nbd_message *message;
 	struct blk_info info;
+	const char *text;
 	int rc;
 
-	if (export)
+	if (export && !refuse_export(conn, export, &text))
 		blk = nbd_export_open(conn, export, &info, &rc);
 	if (catalogue)
 		catalogue_put(catalogue);
@@ -105,6 +122,7 @@ handle_list(struct nbd_conn *conn, const uint8_t *data, size_t length)
 	size_t n = catalogue ? catalogue->nexports : 0;
 	size_t size = NBD_REP_SIZE;
 	struct nbd_message *message;
+	const char *text;
 
 	(void)data;
 	(void)length;
@@ -115,7 +133,7 @@ handle_list(struct nbd_conn *conn, const uint8_t *data, size_t length)
 		const struct export *export = &catalogue->exports[i];
 		struct writer *writer = &message->writer;
 
-		if (export->hidden)
+		if (export->hidden || refuse_export(conn, export, &text))
 			continue;
 		nbd_message_reply(
 			writer, conn, NBD_REP_SERVER, server_reply_size(export) - NBD_REP_SIZE);
@@ -183,8 +201,14 @@ answer_info(struct nbd_conn *conn, const struct export *export, unsigned wanted,
 	struct nbd_message *message;
 	struct blk_handle *blk;
 	struct blk_info info;
+	const char *text;
+	uint32_t refusal = refuse_export(conn, export, &text);
 	int rc;
 
+	if (refusal) {
+		nbd_option_error(conn, refusal, text);
+		return;
+	}
 	blk = nbd_export_open(conn, export, &info, &rc);
 	if (!blk) {
 		reply_unavailable(conn, rc);
@@ -288,11 +312,14 @@ match_queries(struct reader *reader, bool listing)
 	return count == 0 ? listing : match;
 }
 
+/* "SELECTIVETLS mode": these options may not say that an export needs TLS, so it is not there. */
 static bool
-export_exists(const uint8_t *name, size_t length)
+export_exists(const struct nbd_conn *conn, const uint8_t *name, size_t length)
 {
 	const struct catalogue *catalogue = catalogue_get();
-	bool found = catalogue && catalogue_export(catalogue, name, length);
+	const struct export *export = catalogue ? catalogue_export(catalogue, name, length) : NULL;
+	const char *text;
+	bool found = export && !refuse_export(conn, export, &text);
 
 	if (catalogue)
 		catalogue_put(catalogue);
@@ -324,7 +351,7 @@ handle_meta_context(struct nbd_conn *conn, const uint8_t *data, size_t length)
 				conn, NBD_REP_ERR_INVALID, "malformed query for metadata contexts");
 		return;
 	}
-	if (!export_exists(name, name_length)) {
+	if (!export_exists(conn, name, name_length)) {
 		nbd_option_error(conn, NBD_REP_ERR_UNKNOWN, "no such export");
 		return;
 	}
@@ -346,10 +373,46 @@ handle_meta_context(struct nbd_conn *conn, const uint8_t *data, size_t length)
 	}
 }
 
+/* proto.md "TLS support" */
+static void
+handle_starttls(struct nbd_conn *conn, const uint8_t *data, size_t length)
+{
+	const struct catalogue *catalogue = catalogue_get();
+	bool offered = catalogue && catalogue->tls != TLS_OFF && catalogue->tls_context;
+
+	(void)data;
+	(void)length;
+	if (catalogue)
+		catalogue_put(catalogue);
+	if (conn->secure) {
+		nbd_option_error(conn, NBD_REP_ERR_INVALID, "this is TLS already");
+		return;
+	}
+	if (!offered) {
+		nbd_option_error(conn, NBD_REP_ERR_POLICY, "this server has no TLS");
+		return;
+	}
+	conn->secure = true;
+	conn->wait |= NBD_WAIT_TLS;
+	reply_ack(conn);
+}
+
+bool
+nbd_needs_tls(const struct nbd_conn *conn)
+{
+	const struct catalogue *catalogue = conn->secure ? NULL : catalogue_get();
+	bool needs = catalogue && catalogue->tls == TLS_REQUIRE;
+
+	if (catalogue)
+		catalogue_put(catalogue);
+	return needs;
+}
+
 static const struct nbd_option options[] = {
 	{NBD_OPT_EXPORT_NAME, NBD_DATA_USED, handle_export_name},
 	{NBD_OPT_ABORT, NBD_DATA_IGNORED, handle_abort},
 	{NBD_OPT_LIST, NBD_DATA_REFUSED, handle_list},
+	{NBD_OPT_STARTTLS, NBD_DATA_REFUSED, handle_starttls},
 	{NBD_OPT_INFO, NBD_DATA_USED, handle_info},
 	{NBD_OPT_GO, NBD_DATA_USED, handle_info},
 	{NBD_OPT_STRUCTURED_REPLY, NBD_DATA_REFUSED, handle_structured},
@@ -372,6 +435,12 @@ uint32_t
 nbd_option_refuse(const struct nbd_conn *conn, const struct nbd_option *option, uint32_t length,
 	const char **text)
 {
+	/* "FORCEDTLS mode": any other option, unknown ones too. */
+	if (conn->option != NBD_OPT_STARTTLS && conn->option != NBD_OPT_ABORT &&
+		nbd_needs_tls(conn)) {
+		*text = "negotiate TLS first";
+		return NBD_REP_ERR_TLS_REQD;
+	}
 	if (conn->going && conn->option != NBD_OPT_ABORT) {
 		*text = "the server is shutting down";
 		return NBD_REP_ERR_SHUTDOWN;

@@ -63,8 +63,10 @@ struct tls_stream {
 	unsigned watched;    /* of the inner stream */
 	int failed;          /* -errno: dead */
 	bool established;
-	bool ended;  /* close_notify received */
-	bool choked; /* OpenSSL reads on when the output is flushed */
+	bool ended;     /* close_notify received */
+	bool finishing; /* close_notify is the last that was put into the output */
+	bool finished;  /* the inner stream's end was told as well */
+	bool choked;    /* OpenSSL reads on when the output is flushed */
 
 	/* Ciphertext to decrypt: in the scratch during a call, in `kept` between calls. */
 	const uint8_t *input;
@@ -201,6 +203,17 @@ write_inner(struct tls_stream *tls, const uint8_t *data, size_t length)
 	return stream_write(tls->inner, &iov, 1);
 }
 
+/* Nothing can follow close_notify but the end. */
+static void
+finish_inner(struct tls_stream *tls)
+{
+	if (!tls->finishing || tls->finished || tls->failed)
+		return;
+	tls->finished = true;
+	if (tls->inner->ops->finish)
+		stream_finish(tls->inner);
+}
+
 /* What was kept goes first; true when nothing is left of it. */
 static bool
 flush_kept(struct tls_stream *tls)
@@ -223,7 +236,7 @@ flush_kept(struct tls_stream *tls)
 static void
 flush_output(struct tls_stream *tls, struct scratch *scratch)
 {
-	size_t length = scratch->output_length;
+	size_t length = tls->finished ? 0 : scratch->output_length;
 	ssize_t n = 0;
 
 	scratch->output_length = 0;
@@ -264,7 +277,8 @@ keep_input(struct tls_stream *tls)
 		tls->input_left = 0;
 		return;
 	}
-	/* receive() took no more than the owner's room or this: our alerts have filled the output. */
+	/* receive() took no more than the owner's room or this: our alerts have filled the output.
+	 */
 	if (tls->input_left > LIMIT_TLS_INPUT) {
 		fail(tls, -EPROTO);
 		keep_input(tls);
@@ -507,8 +521,8 @@ on_inner_ready(struct stream *inner, unsigned events)
 	struct tls_stream *tls = inner->owner;
 	unsigned ready;
 
-	if (events & STREAM_WRITABLE)
-		flush_kept(tls);
+	if (events & STREAM_WRITABLE && flush_kept(tls))
+		finish_inner(tls);
 	if (!tls->established && !tls->failed) {
 		/* What was kept waits for room in the output. */
 		if (!tls->output && (events & STREAM_READABLE || tls->input_left))
@@ -683,13 +697,32 @@ say_goodbye(struct tls_stream *tls, struct scratch *scratch)
 	stream_read(tls->inner, &iov, 1);
 }
 
+static int
+finish_tls(struct stream *stream)
+{
+	struct tls_stream *tls = tls_of(stream);
+	struct scratch *scratch = get_scratch();
+
+	if (!scratch || !tls->established || tls->failed)
+		return -ENOTCONN;
+	ERR_clear_error();
+	SSL_shutdown(tls->ssl);
+	flush_output(tls, scratch);
+	tls->finishing = true;
+	if (!tls->output)
+		finish_inner(tls);
+	if (settle(tls))
+		fail(tls, -ENOMEM);
+	return tls->failed;
+}
+
 static void
 close_tls(struct stream *stream)
 {
 	struct tls_stream *tls = tls_of(stream);
 	struct scratch *scratch = get_scratch();
 
-	if (scratch && tls->established)
+	if (scratch && tls->established && !tls->finishing)
 		say_goodbye(tls, scratch);
 	drop_output(tls);
 	tls->input_left = 0;
@@ -734,6 +767,7 @@ static const struct stream_ops tls_ops = {
 	.attach = attach_tls,
 	.detach = detach_tls,
 	.close = close_tls,
+	.finish = finish_tls,
 	.peer = peer_tls,
 	.local = local_tls,
 	.identity = identity_tls,

@@ -200,8 +200,7 @@ test_structured(void **state)
 static void
 test_unknown_option(void **state)
 {
-	static const uint32_t unknown[] = {
-		0, 4, NBD_OPT_STARTTLS, 12, 0x7fffffff, 0xffffffff};
+	static const uint32_t unknown[] = {0, 4, 12, 13, 0x7fffffff, 0xffffffff};
 	static uint8_t data[300];
 
 	(void)state;
