@@ -47,6 +47,9 @@ bool volume_going(const struct volume *volume); /* any thread */
 /* B7. The text of why and when is kept for people; any thread may latch. */
 bool volume_broken(const struct volume *volume);
 
+/* On each loop after a layer was set (fault.h, qos.h): what this loop submits from now on sees it. */
+void volume_layers_apply(struct volume *volume);
+
 struct volume_stats {
 	uint64_t size, allocated;
 	unsigned handles;

@@ -116,7 +116,7 @@ blk_inline(const struct blk_handle *handle)
 {
 	const struct volume *volume = handle->volume;
 
-	return volume->info.carried_inline && !handle->lane->frozen &&
+	return volume->info.carried_inline && !handle->lane->frozen && !handle->lane->layers &&
 	       !atomic_load_explicit(&volume->refuse, memory_order_relaxed);
 }
 
@@ -149,8 +149,9 @@ check_request(const struct volume *volume, const struct blk_request *request)
 	}
 	if (OP(request->op) & WRITING && request->handle->read_only)
 		return -EROFS;
+	/* A layer may make a sync of what needs none. */
 	if (request->op == BLK_FLUSH)
-		return volume->drop_sync ? 1 : 0;
+		return volume->drop_sync && !request->handle->lane->layers ? 1 : 0;
 	if (!range_within(request->offset, request->length,
 		    atomic_load_explicit(&volume->size, memory_order_relaxed)))
 		return -ERANGE;
@@ -209,6 +210,15 @@ start_request(struct blk_request *request)
 void
 blk_dispatch(struct blk_request *request)
 {
+	if (__builtin_expect(request->handle->lane->layers, 0) && !(request->state & STATE_LAYERED))
+		layer_enter(request);
+	else
+		blk_drive(request);
+}
+
+void
+blk_drive(struct blk_request *request)
+{
 	struct volume *volume = request->handle->volume;
 
 	request->progress = 0;
@@ -217,6 +227,8 @@ blk_dispatch(struct blk_request *request)
 		return;
 	if (request->op == BLK_COMPARE_WRITE)
 		emulate(request);
+	else if (request->op == BLK_FLUSH && !volume->driver->flush)
+		blk_complete(request, 0); /* for the sake of a layer */
 	else
 		blocking_submit(request);
 }
@@ -334,6 +346,8 @@ blk_finish(struct loop_task *task)
 {
 	struct blk_request *request = container_of(task, struct blk_request, task);
 
+	if (__builtin_expect(request->state & STATE_PASSED, 0) && !layer_leave(request))
+		return;
 	if (request->state & STATE_SUB) {
 		request->done(request);
 		return;
@@ -347,7 +361,8 @@ blk_finish(struct loop_task *task)
 	/* B6: durable when it completes, and the sync begins after what it covers is done. */
 	if (__builtin_expect(request->flags & BLK_FUA, 0) && request->rc == 0 &&
 		OP(request->op) & WRITING && !(request->state & STATE_SYNCED) &&
-		!request->handle->volume->drop_sync && request->length) {
+		request->length &&
+		(!request->handle->volume->drop_sync || request->handle->lane->layers)) {
 		request->state |= STATE_SYNCED;
 		sync_join(request);
 		return;

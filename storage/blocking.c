@@ -24,6 +24,17 @@ blocking_operations(const struct blk_driver *driver)
 }
 
 static int
+flush_driver(const struct volume *volume)
+{
+	int rc;
+
+	do
+		rc = volume->driver->flush(volume->state);
+	while (rc == -EINTR);
+	return rc;
+}
+
+static int
 call_driver(const struct volume *volume, struct blk_request *request)
 {
 	const struct blk_driver *driver = volume->driver;
@@ -48,6 +59,8 @@ call_driver(const struct volume *volume, struct blk_request *request)
 			&request->nextents);
 	case BLK_PREFETCH:
 		return driver->prefetch(state, request->offset, request->length);
+	case BLK_FLUSH: /* that came through layers: sync.c calls it else */
+		return flush_driver(volume);
 	default:
 		return -EINVAL;
 	}

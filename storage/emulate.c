@@ -78,7 +78,7 @@ emulation_ask(struct emulation *e, enum blk_op op, uint64_t offset, uint64_t len
 		.extents = e->parent->extents,
 		.done = sub_done,
 		.handle = e->parent->handle,
-		.state = STATE_SUB | STATE_EMULATED,
+		.state = STATE_SUB | STATE_EMULATED | (e->parent->state & STATE_LAYERED),
 		.task.run = blk_finish};
 	blk_dispatch(&e->sub);
 }

@@ -22,6 +22,7 @@
 #include "limits.h"
 #include "volume.h"
 #include "work.h"
+#include "layers/layer.h"
 
 /* blk_request.state */
 enum {
@@ -29,6 +30,10 @@ enum {
 	STATE_LISTED = 2,   /* on its lane's in_flight: freezes wait for it */
 	STATE_EMULATED = 4, /* emulate.c has it or had it */
 	STATE_SYNCED = 8,   /* its sync was asked for */
+	STATE_LAYERED = 16, /* layers have it or had it */
+	/* Bits 8 to 15 are layers/layer.c's; then a bit for each layer that it passed and must leave. */
+	STATE_PASSED_SHIFT = 16,
+	STATE_PASSED = 0xff << STATE_PASSED_SHIFT,
 };
 
 /* volume.refuse */
@@ -51,10 +56,14 @@ struct lane {
 	unsigned index;
 	struct request_list in_flight;
 	bool frozen; /* some range is, or is about to be: look before starting anything */
+	uint8_t layers; /* that are on, as bits */
 	struct request_list held; /* by a freeze, first come first */
 	struct request_chain batch;
 	struct loop_task batch_task;
 	struct histogram latency[2]; /* BLK_READ, BLK_WRITE */
+	struct request_chain delayed; /* by layers, first due first */
+	struct loop_timer delay_timer;
+	struct loop_sweep delay_sweep;
 
 	/* Under volume->lock. */
 	struct loop_task freeze_task; /* "look at the freezes"; holds the volume while queued */
@@ -63,12 +72,19 @@ struct lane {
 	struct blk_counters closed; /* of handles that are gone */
 };
 
+/* A layer of a volume. */
+struct layer {
+	const struct layer_ops *ops;
+	void *state; /* NULL: there is none */
+};
+
 struct blk_handle {
 	struct volume *volume;
 	struct lane *lane;
 	struct loop *loop;
 	bool read_only;
 	unsigned in_flight;
+	uint64_t paid[2]; /* layers/qos.c: this client's buckets */
 	struct blk_counters counters;
 	LIST_ENTRY(blk_handle) link;
 	char name[];
@@ -108,6 +124,9 @@ struct volume {
 	bool drop_sync;   /* no volatile cache: FLUSH and FUA are nothing */
 	uint64_t align_mask;
 
+	struct layer layer[LAYERS];
+	atomic_uint layers; /* that are on, as bits */
+
 	atomic_uint refuse; /* VOLUME_* */
 	atomic_uint references;
 	atomic_uint nhandles;
@@ -125,8 +144,10 @@ struct volume {
 
 /* block.c */
 
-/* Sends a request that passed all checks to the driver. The request's loop. */
+/* Sends a request that passed all checks through the layers to the driver. The request's loop. */
 void blk_dispatch(struct blk_request *request);
+/* The same below the layers. */
+void blk_drive(struct blk_request *request);
 /* Starts a request again from the first check (design section 3, freeze (5)). Its loop. */
 void blk_restart(struct blk_request *request);
 /* Takes a request off its lane's in_flight; freezes do not wait for it any more. Its loop. */

@@ -93,7 +93,9 @@ run_sync(struct work *work)
 			rc = volume->driver->flush(volume->state);
 		while (rc == -EINTR);
 		more = end_sync(volume, rc);
-	} while (more);
+	} while (more && !atomic_load(&volume->layers));
+	if (more)
+		begin_sync(volume);
 	volume_put(volume);
 }
 
@@ -144,7 +146,8 @@ begin_sync(struct volume *volume)
 	struct blk_request *first;
 
 	volume_get(volume);
-	if (volume->driver->flush) {
+	/* Layers see a sync as they see every request, on a loop. */
+	if (volume->driver->flush && !atomic_load(&volume->layers)) {
 		volume->sync.work.run = run_sync;
 		work_submit(volume->works, &volume->sync.work);
 		return;

@@ -176,6 +176,7 @@ open_driver(struct volume *volume, struct error *error)
 static void
 free_volume(struct volume *volume)
 {
+	layers_free(volume);
 	for (unsigned i = 0; i < LANES; i++)
 		free(atomic_load(&volume->lanes[i]));
 	pthread_mutex_destroy(&volume->lock);
@@ -325,6 +326,7 @@ make_lane(struct volume *volume, unsigned index)
 	TAILQ_INIT(&lane->in_flight);
 	TAILQ_INIT(&lane->held);
 	LIST_INIT(&lane->handles);
+	lane->layers = (uint8_t)atomic_load(&volume->layers);
 	pthread_mutex_lock(&volume->lock);
 	freeze_inherit(lane);
 	atomic_store_explicit(&volume->lanes[index], lane, memory_order_release);
