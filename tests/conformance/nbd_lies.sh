@@ -31,7 +31,7 @@ start() {
 	pid=$!
 	started+=("$pid")
 	for _ in $(seq 100); do
-		grep -q ready "$dir/$name.out" && break
+		grep -qs ready "$dir/$name.out" && break
 		sleep 0.02
 	done
 	uri="nbd+unix:///?socket=$address"

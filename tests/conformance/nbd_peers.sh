@@ -100,7 +100,7 @@ if have nbd-server; then
 	cat >"$dir/nbd-server.conf" <<CONF
 [generic]
 	listenaddr = 127.0.0.1
-	port = 0
+	port = $((20000 + RANDOM % 20000))
 	unixsock = $dir/nbd-server
 	allowlist = true
 [disk]
@@ -109,7 +109,7 @@ if have nbd-server; then
 	fua = true
 	trim = true
 CONF
-	# It goes into the background by itself.
+	# It goes into the background by itself, and wants a port although it has a socket.
 	nbd-server -C "$dir/nbd-server.conf" -p "$dir/nbd-server.pid" >/dev/null 2>&1
 	wait_for_socket "$dir/nbd-server"
 	started+=("$(cat "$dir/nbd-server.pid")")

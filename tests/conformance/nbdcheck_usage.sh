@@ -37,7 +37,7 @@ start_liar() {
 	"$liar" "${@:2}" "$dir/$1" >"$dir/$1.out" &
 	started+=($!)
 	for _ in $(seq 100); do
-		grep -q ready "$dir/$1.out" && break
+		grep -qs ready "$dir/$1.out" && break
 		sleep 0.02
 	done
 }

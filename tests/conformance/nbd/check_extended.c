@@ -88,7 +88,7 @@ every_offset_is_echoed(struct test *t)
 	static const uint16_t commands[] = {CMD_CACHE, CMD_BLOCK_STATUS, CMD_UNKNOWN};
 	struct session *s = session_export(t, WIDE);
 	for (size_t i = 0; i < COUNT_OF(commands); i++)
-		expect_faultless(s, request(s, commands[i], 0, 12345678, UNIT, NULL), FAULT_ECHO);
+		expect_faultless(s, request_wrong(s, commands[i], 0, 12345678, UNIT), FAULT_ECHO);
 }
 
 static void
@@ -113,10 +113,10 @@ static void
 errors_are_extended(struct test *t)
 {
 	struct session *s = session_export(t, WIDE);
-	struct reply *r = request(s, CMD_READ, 0, end_of(t), UNIT, NULL);
+	struct reply *r = request_wrong(s, CMD_READ, 0, end_of(t), UNIT);
 	expect(t, r->error != 0, "an error", "success");
 	expect_faultless(s, r, WIDE_FAULTS | FAULT_ERROR_FORM | FAULT_MESSAGE);
-	r = request(s, CMD_UNKNOWN, 0, 0, 0, NULL);
+	r = request_wrong(s, CMD_UNKNOWN, 0, 0, 0);
 	expect_faultless(s, r, WIDE_FAULTS | FAULT_ERROR_FORM | FAULT_MESSAGE);
 }
 
@@ -125,7 +125,7 @@ error_offset_is_echoed(struct test *t)
 {
 	struct session *s = session_export(t, WIDE);
 	uint64_t offset = end_of(t) + UNIT;
-	expect_faultless(s, request(s, CMD_READ, 0, offset, UNIT, NULL), FAULT_ECHO);
+	expect_faultless(s, request_wrong(s, CMD_READ, 0, offset, UNIT), FAULT_ECHO);
 }
 
 static void

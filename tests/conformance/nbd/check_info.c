@@ -305,7 +305,7 @@ expect_malformed(struct test *t, const uint8_t *data, size_t length)
 	uint32_t type = option_ask(s, OPT_INFO, data, length);
 	expect(t, (type & REP_ERROR) != 0, "an error", "%s", reply_name(type));
 	prefer(t, type == REP_ERR_INVALID, "ERR_INVALID", "%s", reply_name(type));
-	option_expect_sync(s);
+	option_prefer_sync(s);
 }
 
 static void

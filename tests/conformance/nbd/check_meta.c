@@ -140,7 +140,7 @@ static void
 expect_invalid(struct session *s, uint32_t option, const uint8_t *data, size_t length)
 {
 	option_expect(s, option, data, length, REP_ERR_INVALID);
-	option_expect_sync(s);
+	option_prefer_sync(s);
 }
 
 static void

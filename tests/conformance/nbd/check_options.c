@@ -134,7 +134,7 @@ list_with_data_is_drained(struct test *t)
 	struct session *s = session_open(t);
 	uint8_t *data = take_pattern(t, 1, 1000);
 	option_ask(s, OPT_LIST, data, 1000);
-	option_expect_sync(s);
+	option_prefer_sync(s);
 }
 
 static void

@@ -312,7 +312,7 @@ static void
 errors_are_chunks(struct test *t)
 {
 	struct session *s = session_status(t, CHUNKED);
-	struct reply *r = request(s, CMD_BLOCK_STATUS, 0, end_of(t), UNIT, NULL);
+	struct reply *r = request_wrong(s, CMD_BLOCK_STATUS, 0, end_of(t), UNIT);
 	expect(t, r->error == 0 || !r->simple, "an error chunk", "a simple reply");
 }
 

@@ -226,6 +226,7 @@ main(int argc, char **argv)
 	char why[4400];
 	if (target_open(&target, args.uri, why, sizeof why) != 0) {
 		fprintf(stderr, "nbdcheck: %s: %s\n", args.uri, why);
+		target_close(&target);
 		return EXIT_UNREACHABLE;
 	}
 	int status = run(&args, &target);

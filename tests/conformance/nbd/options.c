@@ -39,7 +39,8 @@ option_read(struct session *s, uint32_t option, struct option_reply *reply)
 	if (reply->length > REPLY_MAX)
 		fail(s->test, "an option reply of sane length", "%s of %" PRIu32 " bytes",
 			reply_name(reply->type), reply->length);
-	reply->data = take(s->test, reply->length + 1u);
+	/* With room behind it, so that a reply that is too short has zeroes for fields. */
+	reply->data = take(s->test, reply->length + 32u);
 	return conn_read(s->conn, reply->data, reply->length);
 }
 
@@ -59,14 +60,17 @@ keep_reply(struct session *s, const struct option_reply *reply)
 	s->replies[s->reply_count++] = *reply;
 }
 
-/* Which replies may come before the final one. */
+/* Which replies may come before the final one, and are long enough for their first field. */
 static bool
-reply_fits(uint32_t option, uint32_t type)
+reply_fits(uint32_t option, const struct option_reply *r)
 {
-	return (option == OPT_LIST && type == REP_SERVER) ||
-	       ((option == OPT_INFO || option == OPT_GO) && type == REP_INFO) ||
-	       ((option == OPT_LIST_META_CONTEXT || option == OPT_SET_META_CONTEXT) &&
-		       type == REP_META_CONTEXT);
+	if (option == OPT_LIST)
+		return r->type == REP_SERVER && r->length >= 4;
+	if (option == OPT_INFO || option == OPT_GO)
+		return r->type == REP_INFO && r->length >= 2;
+	if (option == OPT_LIST_META_CONTEXT || option == OPT_SET_META_CONTEXT)
+		return r->type == REP_META_CONTEXT && r->length >= 4;
+	return false;
 }
 
 uint32_t
@@ -79,8 +83,9 @@ option_try(struct session *s, uint32_t option, const void *data, size_t length)
 		keep_reply(s, &reply);
 		if (reply.type == REP_ACK || (reply.type & REP_ERROR) != 0)
 			return reply.type;
-		if (!reply_fits(option, reply.type))
-			fail(s->test, "a reply that the option has", "%s", reply_name(reply.type));
+		if (!reply_fits(option, &reply))
+			fail(s->test, "a reply that the option has", "%s of %" PRIu32 " bytes",
+				reply_name(reply.type), reply.length);
 	}
 	return 0;
 }
@@ -108,6 +113,19 @@ option_expect_sync(struct session *s)
 	uint32_t type = option_try(s, OPT_UNKNOWN, NULL, 0);
 	expect(s->test, type == REP_ERR_UNSUP, "the next (unknown) option answered ERR_UNSUP",
 		"%s, after %s", reply_name(type), before);
+}
+
+void
+option_prefer_sync(struct session *s)
+{
+	char before[sizeof s->test->sent];
+	snprintf(before, sizeof before, "%s", s->test->sent);
+	uint32_t type = option_try(s, OPT_UNKNOWN, NULL, 0);
+	prefer(s->test, type != 0, "the next (unknown) option to be answered",
+		"a closed connection, after %s", before);
+	expect(s->test, type == 0 || type == REP_ERR_UNSUP,
+		"the next (unknown) option answered ERR_UNSUP", "%s, after %s", reply_name(type),
+		before);
 }
 
 struct query

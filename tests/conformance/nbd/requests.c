@@ -85,6 +85,16 @@ expect_error(struct session *s, const struct reply *r, uint32_t want)
 	expect(s->test, r->error == want, error_name(want), "%s", error_name(r->error));
 }
 
+struct reply *
+request_wrong(struct session *s, uint16_t type, uint16_t flags, uint64_t offset, uint64_t length)
+{
+	struct reply *r = submit(s, type, flags, offset, length, NULL);
+	await_or_close(s, r);
+	if (r->closed)
+		skip(s->test, "the server closes the connection, as it may");
+	return r;
+}
+
 void
 request_expect(struct session *s, uint16_t type, uint16_t flags, uint64_t offset, uint64_t length,
 	uint32_t want)

@@ -107,6 +107,9 @@ void
 option_expect(struct session *s, uint32_t option, const void *data, size_t length, uint32_t want);
 /* The server understands the next option: an unknown one is answered ERR_UNSUP. */
 void option_expect_sync(struct session *s);
+/* The same after an option that broke a rule: the server may have closed the connection for it, but
+ * from outside that looks like payload left in the stream, and is a warn. */
+void option_prefer_sync(struct session *s);
 
 /* INFO and GO: the data of an option, made until the check ends. */
 struct query {
@@ -151,6 +154,9 @@ void await(struct session *s, struct reply *r);
 void await_or_close(struct session *s, struct reply *r);
 struct reply *request(struct session *s, uint16_t type, uint16_t flags, uint64_t offset,
 	uint64_t length, const void *payload);
+/* The same without payload, for a request that breaks a rule: skips if the server closes for it. */
+struct reply *
+request_wrong(struct session *s, uint16_t type, uint16_t flags, uint64_t offset, uint64_t length);
 /* A request without a payload, and what is demanded of it. */
 void request_expect(struct session *s, uint16_t type, uint16_t flags, uint64_t offset,
 	uint64_t length, uint32_t want);

@@ -152,6 +152,7 @@ probe_tls(struct test *t, struct target *target)
 	uint32_t list = option_try(s, OPT_LIST, NULL, 0);
 	target->tls_forced = list == REP_ERR_TLS_REQD;
 	target->lists = list == REP_ACK;
+	target->plain = list != 0 && !target->tls_forced && option_info(s, OPT_INFO) == REP_ACK;
 	uint32_t starttls = list != 0 ? option_try(s, OPT_STARTTLS, NULL, 0) : 0;
 	target->tls_offered = starttls == REP_ACK;
 	conn_close(s->conn);
@@ -228,7 +229,7 @@ sum_up(const struct target *target)
 		{NOTLS, !target->tls_offered},
 		{FORCED, target->tls_forced},
 		{SELECTIVE, target->tls_offered && !target->tls_forced},
-		{PLAIN, !target->tls || (!target->tls_forced && target->uri.tls)},
+		{PLAIN, target->plain},
 		{BLOCK_SIZES, target->has_block_sizes},
 		{BYTES, target->min_block == 1},
 		{BLOCKS, target->min_block > 1},

@@ -47,7 +47,8 @@ struct target {
 	double deadline;
 
 	/* Found out by target_probe(). */
-	bool tls; /* sessions begin with STARTTLS */
+	bool tls;   /* sessions begin with STARTTLS */
+	bool plain; /* INFO in the clear succeeds */
 	bool tls_offered, tls_forced;
 	bool structured, extended, meta, lists;
 	bool has_block_sizes;
