@@ -136,8 +136,11 @@ going_volume_finishes_and_refuses(void **state)
 	int rc;
 
 	(void)state;
+	assert_true(blk_inline(handle));
 	volume_script_hold(s, true);
 	io_submit(&io, handle, BLK_WRITE, 0, 0, 512, data);
+	assert_false(blk_inline(handle));
+	volume_script_hold(s, false);
 	assert_true(blk_inline(handle));
 	volume_set_going(volume);
 	assert_true(volume_going(volume));
