@@ -27,34 +27,44 @@ eject_done(struct blk_request *request)
 	scsi_complete(task);
 }
 
+/* LOEJ: load, or eject. Where the medium is already, nothing is prevented. */
+static void
+move_medium(struct scsi_task *task, bool load)
+{
+	struct scsi_unit *unit = task->unit;
+	bool out = unit->settings & UNIT_EJECTED;
+
+	if (load != out) {
+		scsi_finish(task);
+	} else if (scsi_unit_prevented(unit)) {
+		scsi_fail(task, KEY_ILLEGAL_REQUEST, ASC_REMOVAL_PREVENTED);
+		scsi_finish(task);
+	} else if (load) {
+		scsi_unit_change(unit, UNIT_EJECTED, 0, ATTENTION_MEDIUM);
+		scsi_finish(task);
+	} else {
+		scsi_submit(task, BLK_FLUSH, 0, 0, 0, eject_done);
+	}
+}
+
 /*
  * A power condition is taken note of and changes nothing: there is no motor, and START and LOEJ are
- * ignored beside it. So does a stop without LOEJ, which makes durable what is cached. IMMED may be
+ * ignored beside it. Nor does a stop without LOEJ, which makes durable what is cached. IMMED may be
  * answered late.
  */
 void
 execute_start_stop_unit(struct scsi_task *task)
 {
-	struct scsi_unit *unit = task->unit;
-	bool start = task->cdb[4] & CDB_START;
-	bool eject = task->cdb[4] & CDB_LOEJ;
+	uint8_t byte = task->cdb[4];
 
-	if (task->cdb[4] >> 4 || (start && !eject)) {
+	if (byte >> 4)
 		scsi_finish(task);
-	} else if (start) {
-		if (unit->settings & UNIT_EJECTED)
-			scsi_unit_change(unit, UNIT_EJECTED, 0, ATTENTION_MEDIUM);
+	else if (byte & CDB_LOEJ)
+		move_medium(task, byte & CDB_START);
+	else if (byte & (CDB_START | CDB_NO_FLUSH))
 		scsi_finish(task);
-	} else if (eject && scsi_unit_prevented(unit)) {
-		scsi_fail(task, KEY_ILLEGAL_REQUEST, ASC_REMOVAL_PREVENTED);
-		scsi_finish(task);
-	} else if (eject) {
-		scsi_submit(task, BLK_FLUSH, 0, 0, 0, eject_done);
-	} else if (task->cdb[4] & CDB_NO_FLUSH) {
-		scsi_finish(task);
-	} else {
+	else
 		scsi_flush(task);
-	}
 }
 
 void

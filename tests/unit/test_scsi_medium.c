@@ -97,6 +97,7 @@ test_prevent(void **state)
 		assert_good(disk_command(disk.other, CDB(OP_PREVENT_ALLOW, 0, 0, 0, 1), NULL, 0));
 		assert_sense(disk_command(disk.nexus, EJECT, NULL, 0), 5, 0x5302);
 		assert_good(disk_command(disk.nexus, CDB(0), NULL, 0));
+		assert_good(disk_command(disk.nexus, LOAD, NULL, 0)); /* it is in */
 		/* Allowed; reset; the nexus is lost. */
 		switch (how) {
 		case 0:
@@ -114,6 +115,18 @@ test_prevent(void **state)
 		assert_good(disk_command(disk.nexus, LOAD, NULL, 0));
 		disk_ready(disk.other);
 	}
+}
+
+static void
+test_prevent_while_out(void **state)
+{
+	(void)state;
+	assert_good(disk_command(disk.nexus, EJECT, NULL, 0));
+	assert_good(disk_command(disk.other, CDB(OP_PREVENT_ALLOW, 0, 0, 0, 1), NULL, 0));
+	assert_sense(disk_command(disk.nexus, LOAD, NULL, 0), 5, 0x5302);
+	assert_good(disk_command(disk.other, CDB(OP_PREVENT_ALLOW), NULL, 0));
+	assert_good(disk_command(disk.nexus, LOAD, NULL, 0));
+	assert_good(disk_command(disk.nexus, CDB(0), NULL, 0));
 }
 
 static void
@@ -139,6 +152,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_eject_and_load, start, stop),
 		cmocka_unit_test_setup_teardown(test_stop_keeps_the_medium, start, stop),
 		cmocka_unit_test_setup_teardown(test_prevent, start, stop),
+		cmocka_unit_test_setup_teardown(test_prevent_while_out, start, stop),
 		cmocka_unit_test(test_a_fixed_disk),
 	};
 
