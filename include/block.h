@@ -14,7 +14,8 @@
  * B7 After a failed FLUSH or FUA the volume is broken: every write, flush and FUA (on buffered backends
  *    reads too) fails with -EIO for every client until an operator clears it. One sync per volume is
  *    in the kernel at a time; flushes arriving meanwhile share the next one. FUA where the driver has none is
- *    the operation followed by that shared flush. The latch is looked at last.
+ *    the operation followed by that shared flush. Where it has, a sync's success is released only when every
+ *    sync that overlapped it has returned. The latch is looked at last.
  * B8 After a failed WRITE, ZERO or DISCARD its own range holds anything; no byte outside has changed,
  *    except within a physical block whose edge was read-modify-written. A write whose payload did not
  *    arrive whole is never submitted.
@@ -65,6 +66,12 @@ struct blk_extent {
 	uint32_t flags;
 };
 
+/* A sync on its way: a FLUSH, or a WRITE with FUA that the driver makes durable itself (B7). */
+struct blk_sync {
+	TAILQ_ENTRY(blk_sync) link;
+	uint64_t number;
+};
+
 /* Valid from blk_open() on; blk_info() is read again after a resize. */
 struct blk_info {
 	uint64_t size;
@@ -82,6 +89,7 @@ struct blk_info {
 	bool buffered;       /* B7: reads fail too once broken */
 	bool sparse;         /* has holes; unallocated blocks read as zeroes */
 	bool fast_zero;      /* ZERO with FAST_ONLY can succeed */
+	bool fua;            /* the driver's submit() carries out FUA of a WRITE itself */
 	bool carried_inline; /* the driver's promise behind blk_inline() */
 	uint8_t uuid[16];    /* derived from the volume's name */
 };
@@ -114,6 +122,7 @@ struct blk_request {
 	TAILQ_ENTRY(blk_request) link;
 	uint64_t started; /* loop_now() */
 	uint32_t state;
+	struct blk_sync sync;
 	/* The driver's while it has the request; 0 when submit() is called. */
 	uint64_t progress;
 	uintptr_t driver[2];

@@ -50,6 +50,22 @@ struct blk_driver {
 		unsigned *nextents);
 	int (*prefetch)(void *state, uint64_t offset, uint64_t length);
 
+	/*
+	 * Optional. On a worker. Grows or shrinks to `size`, a multiple of the block size and of the
+	 * alignment. While it shrinks nothing else is in flight; while it grows anything within the old
+	 * size may be. 0, or -errno with a text and the old size.
+	 */
+	int (*resize)(void *state, uint64_t size, struct error *error);
+	/*
+	 * Optional. On a worker, nothing but prefetches in flight: opens anew what is behind the volume
+	 * after a failure (promises section 3), syncs it, and sees that it has at least `least` bytes;
+	 * *size is what the volume has from now on. 0, or -errno with a text.
+	 */
+	int (*reopen)(void *state, uint64_t least, uint64_t *size, struct error *error);
+	/* Optional. Main thread, once a second, must not block: bytes behind the volume now, when they
+	 * may change by themselves; 0: it is gone. */
+	uint64_t (*measure)(void *state);
+
 	/* Optional. Any thread, must not block: bytes allocated behind the volume, for people. */
 	uint64_t (*allocated)(void *state);
 	/* Optional. The main thread, for people: "sparse, chunks of 64 KiB". */
@@ -67,6 +83,12 @@ void blk_complete(struct blk_request *request, int rc);
  * loop's queue, so that a long request leaves room for others. Uses driver[1].
  */
 void blk_yield(struct blk_request *request, void (*more)(struct blk_request *request));
+
+/*
+ * From submit() or later on the request's loop: the driver took the request and cannot finish it there;
+ * its blocking function does all of it again on a worker.
+ */
+void blk_retry_blocking(struct blk_request *request);
 
 /* The driver state of the volume a request goes to; for continuations. */
 void *blk_driver_state(const struct blk_request *request);

@@ -61,6 +61,12 @@ checked_mul(uint64_t a, uint64_t b, uint64_t *product)
 }
 
 static inline uint64_t
+max_u64(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+static inline uint64_t
 min_u64(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;

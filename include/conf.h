@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum conf_direct { CONF_DIRECT_OFF, CONF_DIRECT_ON, CONF_DIRECT_AUTO };
+
 /* What every volume takes (design section 7); a backend uses `path` or `size` or both. */
 struct conf_volume {
 	char *name;
@@ -16,7 +18,9 @@ struct conf_volume {
 	char *path;
 	uint64_t size; /* 0: not given */
 	uint32_t block_size;
-	uint32_t physical_block_size;
+	uint32_t physical_block_size; /* 0: not given */
+	enum conf_direct direct; /* file: past the page cache */
+	bool prealloc;           /* file: every block taken from the file system at once */
 	bool read_only;
 	bool removable;
 	bool rotational;
@@ -31,11 +35,11 @@ struct conf_export {
 	bool read_only;
 	bool hidden;
 	bool is_default;
+	unsigned tls; /* enum tls_mode; never TLS_UNSET once checked */
 };
 
 struct conf_lun {
 	uint16_t number;
-	unsigned tls; /* enum tls_mode; never TLS_UNSET once checked */
 	char *volume;
 	bool read_only;
 };
@@ -65,8 +69,8 @@ struct conf {
 	unsigned loops;
 	unsigned connections;
 	bool insecure;
+	unsigned tls; /* enum tls_mode of the server; never TLS_UNSET once checked */
+	char *tls_certificate, *tls_key, *tls_ca, *tls_psk; /* paths; NULL: none */
 };
 
 #endif
-	unsigned tls; /* enum tls_mode of the server; never TLS_UNSET once checked */
-	char *tls_certificate, *tls_key, *tls_ca, *tls_psk; /* paths; NULL: none */

@@ -36,6 +36,7 @@
 #define LIMIT_INLINE_BYTES  (1024 * 1024) /* copied in one turn for one request */
 #define LIMIT_INLINE_CHUNKS 128           /* chunks freed in one turn for one request */
 #define LIMIT_VOLUME_WORKS  8             /* workers that one volume may occupy */
+#define LIMIT_URING_DEPTH   128           /* requests of one volume in one loop's io_uring */
 #define LIMIT_FAULT_RULES   16          /* of one volume */
 #define LIMIT_FREEZE_WAIT   (10 * SECOND_NS)
 

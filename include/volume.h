@@ -44,9 +44,23 @@ const struct conf_volume *volume_conf(const struct volume *volume);
 void volume_set_going(struct volume *volume);
 bool volume_going(const struct volume *volume); /* any thread */
 
-/* B7. The text of why and when is kept for people; any thread may latch. */
+/* B7, or its device is gone. The text of why and when is kept for people; any thread may latch. */
 bool volume_broken(const struct volume *volume);
 
+/*
+ * Changes of an open volume, one at a time. 0: begun, and done() follows on the main thread, later; its
+ * text is empty or says what went wrong. -errno: refused, with *error.
+ *
+ * Resizing to less than it has needs `force`, waits until nothing is in flight, and forgets what is
+ * above. Clients learn of a new size by the next request that looks.
+ */
+int volume_resize(struct volume *volume, uint64_t size, bool force,
+	void (*done)(void *arg, int rc, const char *text), void *arg, struct error *error);
+/* Lifts the latch (B7) after what is behind the volume was opened anew and has its size. */
+int volume_clear(struct volume *volume, void (*done)(void *arg, int rc, const char *text), void *arg,
+	struct error *error);
+/* Notices what a device did by itself: it has grown, or is gone. About once a second. */
+void volume_look(struct volume *volume);
 /* On each loop after a layer was set (fault.h, qos.h): what this loop submits from now on sees it. */
 void volume_layers_apply(struct volume *volume);
 

@@ -84,9 +84,6 @@ check_backend(struct config *config, size_t index)
 	path_of(path, "volumes[%zu].backend", index);
 	if (!volume->backend) {
 		config_problem(config, path, "volume %s: backend is missing", volume->name);
-	} else if (strcmp(volume->backend, "device") == 0) {
-		config_problem(config, path,
-			"volume %s: backend device: not there yet in this version", volume->name);
 	} else if (!driver) {
 		nearest_init(&nearest, volume->backend);
 		for (const struct blk_driver *const *d = blk_drivers; *d; d++)
@@ -107,6 +104,22 @@ check_backend(struct config *config, size_t index)
 }
 
 static void
+check_file_keys(struct config *config, size_t index)
+{
+	const struct conf_volume *volume = &config->conf.volumes[index];
+	char path[80];
+
+	if (!volume->backend || strcmp(volume->backend, "file") == 0)
+		return;
+	if (volume->prealloc)
+		config_problem(config, path_of(path, "volumes[%zu].prealloc", index),
+			"volume %s: prealloc is for file volumes", volume->name);
+	if (volume->direct != CONF_DIRECT_OFF)
+		config_problem(config, path_of(path, "volumes[%zu].direct", index),
+			"volume %s: direct is for file volumes", volume->name);
+}
+
+static void
 check_blocks(struct config *config, size_t index)
 {
 	struct conf_volume *volume = &config->conf.volumes[index];
@@ -118,9 +131,13 @@ check_blocks(struct config *config, size_t index)
 			"volume %s: block_size is 512 or 4096, not %u", volume->name, block);
 		return;
 	}
-	if (volume->physical_block_size == 0)
+	/* A device has its own. */
+	if (volume->physical_block_size == 0 &&
+		!(volume->backend && strcmp(volume->backend, "device") == 0))
 		volume->physical_block_size = block;
-	if (!is_power_of_two(volume->physical_block_size) || volume->physical_block_size < block)
+	if (volume->physical_block_size &&
+		(!is_power_of_two(volume->physical_block_size) ||
+			volume->physical_block_size < block))
 		config_problem(config, path_of(path, "volumes[%zu].physical_block_size", index),
 			"volume %s: physical_block_size %u is not a power of two times "
 			"block_size %u",
@@ -148,6 +165,7 @@ config_check_volume(struct config *config, size_t index)
 		}
 	check_backend(config, index);
 	check_blocks(config, index);
+	check_file_keys(config, index);
 	check_inquiry_text(config, index, "serial", volume->serial, 32);
 	check_inquiry_text(config, index, "vendor", volume->vendor, 8);
 	check_inquiry_text(config, index, "product", volume->product, 16);
@@ -284,27 +302,6 @@ check_target(struct config *config, size_t index)
 	check_luns(config, index);
 }
 
-static void
-check_listen(struct config *config, const char *protocol, struct conf_listen *listens, size_t count)
-{
-	struct address address;
-	struct error error;
-	char path[80];
-
-	for (size_t i = 0; i < count; i++) {
-		path_of(path, "%s.listen[%zu].address", protocol, i);
-		if (!listens[i].address)
-			config_problem(config, path, "%s listener: address is missing", protocol);
-		else if (!address_parse(listens[i].address, &address, &error))
-			config_problem(config, path, "%s %s: %s", protocol, listens[i].address,
-				error.text);
-		else if (address.is_unix && strcmp(protocol, "iscsi") == 0)
-			config_problem(config, path, "iscsi %s: iSCSI is served over TCP only",
-				listens[i].address);
-		for (size_t j = 0; listens[i].address && j < i; j++)
-			if (listens[j].address &&
-				strcmp(listens[i].address, listens[j].address) == 0)
-				config_problem(config, path, "%s %s is listed twice", protocol,
 /* What the files hold is looked at when they are loaded. */
 static void
 check_tls(struct config *config)
@@ -338,6 +335,27 @@ check_tls(struct config *config)
 	}
 }
 
+static void
+check_listen(struct config *config, const char *protocol, struct conf_listen *listens, size_t count)
+{
+	struct address address;
+	struct error error;
+	char path[80];
+
+	for (size_t i = 0; i < count; i++) {
+		path_of(path, "%s.listen[%zu].address", protocol, i);
+		if (!listens[i].address)
+			config_problem(config, path, "%s listener: address is missing", protocol);
+		else if (!address_parse(listens[i].address, &address, &error))
+			config_problem(config, path, "%s %s: %s", protocol, listens[i].address,
+				error.text);
+		else if (address.is_unix && strcmp(protocol, "iscsi") == 0)
+			config_problem(config, path, "iscsi %s: iSCSI is served over TCP only",
+				listens[i].address);
+		for (size_t j = 0; listens[i].address && j < i; j++)
+			if (listens[j].address &&
+				strcmp(listens[i].address, listens[j].address) == 0)
+				config_problem(config, path, "%s %s is listed twice", protocol,
 					listens[i].address);
 		path_of(path, "%s.listen[%zu].advertise", protocol, i);
 		if (listens[i].advertise &&
@@ -384,6 +402,7 @@ config_finish(struct config *config)
 		check_export(config, i);
 	for (size_t i = 0; i < conf->ntargets; i++)
 		check_target(config, i);
+	check_tls(config);
 	check_listen(config, "nbd", conf->nbd_listen, conf->nnbd_listen);
 	check_listen(config, "iscsi", conf->iscsi_listen, conf->niscsi_listen);
 	if (conf->nnbd_listen + conf->niscsi_listen == 0)
@@ -398,4 +417,3 @@ config_finish(struct config *config)
 				sizeof(struct conf_lun), compare_luns);
 	return config->nproblems == 0 && !config->no_memory;
 }
-	check_tls(config);

@@ -15,10 +15,14 @@
 	.kind = KEY_ITEMS, .offset = offsetof(struct type, member), \
 	.count = offsetof(struct type, length)
 
+static const char *const direct_words[] = {
+	[CONF_DIRECT_OFF] = "off", [CONF_DIRECT_ON] = "on", [CONF_DIRECT_AUTO] = "auto", NULL};
+
 static const struct config_key volume_keys[] = {
 	{"backend", KEY_TEXT, IN(conf_volume, backend),
-		.help = "What holds the data: memory, file or null."},
-	{"path", KEY_TEXT, IN(conf_volume, path), .help = "The file behind a file volume."},
+		.help = "What holds the data: memory, file, device or null."},
+	{"path", KEY_TEXT, IN(conf_volume, path),
+		.help = "The file behind a file volume, the block device behind a device volume."},
 	{"size", KEY_SIZE, IN(conf_volume, size), .max = LIMIT_VOLUME_SIZE,
 		.help = "Bytes offered; a multiple of the block size. "
 			"A file that does not exist is created when a size is given."},
@@ -27,9 +31,17 @@ static const struct config_key volume_keys[] = {
 	{"physical_block_size", KEY_SIZE32, IN(conf_volume, physical_block_size), .min = 512,
 		.max = 64 * 1024,
 		.help = "A power of two times the block size, at most 64K. "
-			"Without it: the block size."},
+			"Without it: the block size, or a device's own."},
 	{"read_only", KEY_SWITCH, IN(conf_volume, read_only), .fallback = "off",
 		.help = "Refuse every write."},
+	{"direct", KEY_CHOICE, IN(conf_volume, direct), .choices = direct_words, .fallback = "off",
+		.help = "File volumes: read and write past the page cache (O_DIRECT). "
+			"on: refused where the file system has none; auto: where it has it "
+			"without needing larger blocks. "
+			"Devices always do."},
+	{"prealloc", KEY_SWITCH, IN(conf_volume, prealloc), .fallback = "off",
+		.help = "File volumes: take every block from the file system at once, so that no "
+			"write finds it full; discards free nothing then."},
 	{"removable", KEY_SWITCH, IN(conf_volume, removable), .fallback = "off",
 		.help = "Say over SCSI that the medium can be removed."},
 	{"rotational", KEY_SWITCH, IN(conf_volume, rotational), .fallback = "off",
@@ -46,6 +58,9 @@ static const struct config_key volume_keys[] = {
 const struct config_section config_volume_section = {"volumes: NAME", "volume", SECTION_NAMED,
 	sizeof(struct conf_volume), offsetof(struct conf_volume, name), NULL, volume_keys};
 
+/* enum tls_mode */
+static const char *const tls_modes[] = {"", "off", "allow", "require", NULL};
+
 static const struct config_key nbd_listen_keys[] = {
 	{"address", KEY_TEXT, IN(conf_listen, address),
 		.help = "HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME (abstract)."},
@@ -58,9 +73,6 @@ static const struct config_section nbd_listen_section = {"nbd: listen", "NBD lis
 static const struct config_key export_keys[] = {
 	{"volume", KEY_TEXT, IN(conf_export, volume),
 		.help = "The volume behind the export. Without it: the one of the export's name."},
-/* enum tls_mode */
-static const char *const tls_modes[] = {"", "off", "allow", "require", NULL};
-
 	{"description", KEY_TEXT, IN(conf_export, description),
 		.help = "A text for clients that list."},
 	{"min_block", KEY_SIZE32, IN(conf_export, min_block), .max = 64 * 1024, .fallback = "0",
@@ -155,18 +167,6 @@ static const struct config_key limits_keys[] = {
 static const struct config_section limits_section = {
 	"limits", "limits", SECTION_GROUP, .keys = limits_keys};
 
-static const struct config_key root_keys[] = {
-	{"volumes", ITEMS(conf, volumes, nvolumes), .section = &config_volume_section,
-		.help = "The volumes by name; a name is [a-z0-9][a-z0-9.-]{0,63}."},
-	{"nbd", KEY_GROUP, .section = &nbd_section, .help = "What is served over NBD."},
-	{"iscsi", KEY_GROUP, .section = &iscsi_section, .help = "What is served over iSCSI."},
-	{"limits", KEY_GROUP, .section = &limits_section, .help = "Bounds."},
-	{"control", KEY_TEXT, IN(conf, control),
-		.help = "Path of the control socket, or none. Without it: "
-			"$XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock."},
-	{"loops", KEY_NUMBER, IN(conf, loops), .min = 1, .max = LIMIT_LOOPS,
-		.help = "Event loops, each on a thread of its own. Without it: one per core."},
-	{"insecure", KEY_SWITCH, IN(conf, insecure), .fallback = "off",
 static const struct config_key tls_keys[] = {
 	{"mode", KEY_CHOICE, IN(conf, tls), .choices = tls_modes,
 		.help = "For NBD, unix sockets included: off, allow (whoever asks gets it) or "
@@ -189,6 +189,18 @@ static const struct config_key tls_keys[] = {
 
 static const struct config_section tls_section = {"tls", "tls", SECTION_GROUP, .keys = tls_keys};
 
+static const struct config_key root_keys[] = {
+	{"volumes", ITEMS(conf, volumes, nvolumes), .section = &config_volume_section,
+		.help = "The volumes by name; a name is [a-z0-9][a-z0-9.-]{0,63}."},
+	{"nbd", KEY_GROUP, .section = &nbd_section, .help = "What is served over NBD."},
+	{"iscsi", KEY_GROUP, .section = &iscsi_section, .help = "What is served over iSCSI."},
+	{"limits", KEY_GROUP, .section = &limits_section, .help = "Bounds."},
+	{"control", KEY_TEXT, IN(conf, control),
+		.help = "Path of the control socket, or none. Without it: "
+			"$XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock."},
+	{"loops", KEY_NUMBER, IN(conf, loops), .min = 1, .max = LIMIT_LOOPS,
+		.help = "Event loops, each on a thread of its own. Without it: one per core."},
+	{"insecure", KEY_SWITCH, IN(conf, insecure), .fallback = "off",
 		.help = "Serve beyond loopback although nothing protects the volumes."},
 	{"tls", KEY_GROUP, .section = &tls_section,
 		.help = "How NBD and iSCSI are secured by TLS."},
@@ -262,18 +274,6 @@ set_text(char **member, const char *text, struct error *error)
 	return true;
 }
 
-bool
-config_key_set(const struct config_key *key, void *item, const char *text, struct error *error)
-{
-	void *member = find_member(key, item);
-	uint64_t number = 0;
-
-	switch (key->kind) {
-	case KEY_TEXT:
-		return set_text(member, text, error);
-	case KEY_SIZE:
-	case KEY_SIZE32:
-		if (parse_size(text, &number))
 static bool
 set_choice(const struct config_key *key, unsigned *member, const char *text, struct error *error)
 {
@@ -294,6 +294,18 @@ set_choice(const struct config_key *key, unsigned *member, const char *text, str
 	return false;
 }
 
+bool
+config_key_set(const struct config_key *key, void *item, const char *text, struct error *error)
+{
+	void *member = find_member(key, item);
+	uint64_t number = 0;
+
+	switch (key->kind) {
+	case KEY_TEXT:
+		return set_text(member, text, error);
+	case KEY_SIZE:
+	case KEY_SIZE32:
+		if (parse_size(text, &number))
 			return set_number(key, member, number, text, error);
 		error_set(error, -EINVAL,
 			"\"%s\" is not a size (give bytes, or a number with K, M, G, T or P)",
@@ -310,6 +322,8 @@ set_choice(const struct config_key *key, unsigned *member, const char *text, str
 			return true;
 		error_set(error, -EINVAL, "\"%s\" is neither on nor off", text);
 		return false;
+	case KEY_CHOICE:
+		return set_choice(key, member, text, error);
 	case KEY_LATER:
 		error_set(error, -ENOTSUP, "not there yet in this version");
 		return false;
@@ -322,8 +336,6 @@ set_choice(const struct config_key *key, unsigned *member, const char *text, str
 }
 
 bool
-	case KEY_CHOICE:
-		return set_choice(key, member, text, error);
 config_key_defaults(const struct config_section *section, void *item)
 {
 	for (const struct config_key *key = section->keys; key->name; key++) {
@@ -417,6 +429,8 @@ name_kind(const struct config_key *key)
 		return "number";
 	case KEY_SWITCH:
 		return "on | off";
+	case KEY_CHOICE:
+		return "word";
 	case KEY_ITEMS:
 		return key->section->form == SECTION_LISTED ? "list" : "mapping";
 	case KEY_GROUP:
@@ -429,8 +443,6 @@ name_kind(const struct config_key *key)
 /* mdoc wants a new sentence on a new line, and lines of at most 80 bytes. */
 static void
 print_help(const char *help, FILE *out)
-	case KEY_CHOICE:
-		return "word";
 {
 	size_t column = 0;
 

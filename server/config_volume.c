@@ -112,10 +112,7 @@ complain_about_backend(struct config *config, const char *name, const char *back
 		snprintf(known + length, sizeof(known) - length, "%s%s", length ? ", " : "",
 			(*d)->name);
 	}
-	if (strcmp(backend, "device") == 0)
-		config_usage(
-			config, "volume %s: backend device: not there yet in this version", name);
-	else if (nearest.best)
+	if (nearest.best)
 		config_usage(config, "volume %s: unknown backend \"%s\"%s", name, backend,
 			nearest_text(&nearest, hint, sizeof(hint)));
 	else

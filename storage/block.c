@@ -126,6 +126,10 @@ refused_rc(const struct volume *volume, unsigned refuse, const struct blk_reques
 {
 	if (refuse & VOLUME_GOING)
 		return -ESHUTDOWN;
+	if (refuse & VOLUME_GONE)
+		return -ENODEV;
+	if (!(refuse & VOLUME_BROKEN))
+		return 0;
 	/* B7 */
 	if (volume->info.buffered || (OP(request->op) & (WRITING | OP(BLK_FLUSH))) ||
 		(request->flags & BLK_FUA))
@@ -203,8 +207,19 @@ start_request(struct blk_request *request)
 		   (volume->align_mask && !is_aligned(volume, request))) {
 		emulate(request);
 	} else {
+		if (__builtin_expect(request->flags & BLK_FUA, 0) && request->op == BLK_WRITE &&
+			volume->write_syncs)
+			sync_write_begin(request);
 		blk_dispatch(request);
 	}
+}
+
+void
+blk_retry_blocking(struct blk_request *request)
+{
+	if (request->state & STATE_SYNCING)
+		sync_write_forget(request);
+	blocking_submit(request);
 }
 
 void
@@ -230,7 +245,7 @@ blk_drive(struct blk_request *request)
 	else if (request->op == BLK_FLUSH && !volume->driver->flush)
 		blk_complete(request, 0); /* for the sake of a layer */
 	else
-		blocking_submit(request);
+		blk_retry_blocking(request);
 }
 
 void
@@ -352,6 +367,8 @@ blk_finish(struct loop_task *task)
 		request->done(request);
 		return;
 	}
+	if (__builtin_expect(request->state & STATE_SYNCING, 0) && !sync_write_end(request))
+		return;
 	/* The driver has zero(), but what is below it has not. */
 	if (__builtin_expect(request->rc == -ENOTSUP, 0) && request->op == BLK_ZERO &&
 		!(request->flags & BLK_FAST_ONLY) && !(request->state & STATE_EMULATED)) {
@@ -360,8 +377,7 @@ blk_finish(struct loop_task *task)
 	}
 	/* B6: durable when it completes, and the sync begins after what it covers is done. */
 	if (__builtin_expect(request->flags & BLK_FUA, 0) && request->rc == 0 &&
-		OP(request->op) & WRITING && !(request->state & STATE_SYNCED) &&
-		request->length &&
+		OP(request->op) & WRITING && !(request->state & STATE_SYNCED) && request->length &&
 		(!request->handle->volume->drop_sync || request->handle->lane->layers)) {
 		request->state |= STATE_SYNCED;
 		sync_join(request);

@@ -30,14 +30,15 @@ enum {
 	STATE_LISTED = 2,   /* on its lane's in_flight: freezes wait for it */
 	STATE_EMULATED = 4, /* emulate.c has it or had it */
 	STATE_SYNCED = 8,   /* its sync was asked for */
-	STATE_LAYERED = 16, /* layers have it or had it */
+	STATE_SYNCING = 16, /* it is its own sync, and among those on their way */
+	STATE_LAYERED = 32, /* layers have it or had it */
 	/* Bits 8 to 15 are layers/layer.c's; then a bit for each layer that it passed and must leave. */
 	STATE_PASSED_SHIFT = 16,
 	STATE_PASSED = 0xff << STATE_PASSED_SHIFT,
 };
 
 /* volume.refuse */
-enum { VOLUME_GOING = 1, VOLUME_BROKEN = 2 };
+enum { VOLUME_GOING = 1, VOLUME_BROKEN = 2, VOLUME_GONE = 4 /* no device behind it */ };
 
 #define LANES (LIMIT_LOOPS + 1) /* the main loop is one more */
 
@@ -104,8 +105,14 @@ struct jobs {
 	unsigned nidle;
 };
 
-/* B7. Under volume->lock but for `work` and `flush`, which belong to whoever set `busy`. */
+TAILQ_HEAD(sync_list, blk_sync);
+
+/* B7. Under volume->lock but for `work`, `flush` and `mark`, which belong to whoever set `busy`. */
 struct sync {
+	struct sync_list on_way;   /* in order of their beginning, which numbers them */
+	uint64_t next_number;
+	struct request_chain done; /* succeeded; wait for those that overlapped them */
+	struct blk_sync mark;      /* the shared sync's place among them */
 	struct request_chain waiting; /* will share the next sync */
 	struct request_chain sharing; /* share the one being made */
 	bool busy;
@@ -122,6 +129,9 @@ struct volume {
 	_Atomic uint64_t size;
 	uint32_t submits; /* operations the driver's submit() takes, as bits */
 	bool drop_sync;   /* no volatile cache: FLUSH and FUA are nothing */
+	bool write_syncs; /* info.fua, and somebody to do it */
+	bool changing;    /* change.c: one at a time. Main thread */
+	uint64_t measured; /* by the driver, when volume_look() was last called */
 	uint64_t align_mask;
 
 	struct layer layer[LAYERS];
@@ -213,8 +223,23 @@ void blocking_submit(struct blk_request *request);
  * all that it is to make durable has completed.
  */
 void sync_join(struct blk_request *request);
+
+/* A WRITE that is its own sync: before the driver has it; on its loop. */
+void sync_write_begin(struct blk_request *request);
+/* The driver is done with it. False: it is held back, and completes later with the last word. */
+bool sync_write_end(struct blk_request *request);
+/* It is no sync of its own any more: a shared one will follow it. */
+void sync_write_forget(struct blk_request *request);
+
+/* Nobody may begin a shared sync until sync_resume(). False: one is on its way. Main thread. */
+bool sync_pause(struct volume *volume);
+void sync_resume(struct volume *volume);
 /* B7: the volume is broken from now on. The first reason is kept. Any thread. */
 void volume_latch(struct volume *volume, const char *what, int rc);
+/* Nothing is behind it any more: -ENODEV for all but shutdown, until it is cleared. Any thread. */
+void volume_mark_gone(struct volume *volume);
+/* Lifts both; nothing is in flight. */
+void volume_unlatch(struct volume *volume);
 
 /* freeze.c */
 
@@ -272,6 +297,7 @@ void memory_stop(void);
 
 extern const struct blk_driver memory_driver;
 extern const struct blk_driver file_driver;
+extern const struct blk_driver device_driver;
 extern const struct blk_driver null_driver;
 
 #endif

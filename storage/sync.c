@@ -37,15 +37,145 @@ volume_latch(struct volume *volume, const char *what, int rc)
 		volume->why, volume->info.buffered ? "reads, " : "");
 }
 
+void
+volume_mark_gone(struct volume *volume)
+{
+	pthread_mutex_lock(&volume->lock);
+	if (!(atomic_fetch_or(&volume->refuse, VOLUME_GONE) & VOLUME_GONE)) {
+		log_error("volume %s: the device is gone", volume->name);
+		if (!volume->why[0])
+			snprintf(volume->why, sizeof(volume->why), "the device is gone");
+	}
+	pthread_mutex_unlock(&volume->lock);
+}
+
+void
+volume_unlatch(struct volume *volume)
+{
+	pthread_mutex_lock(&volume->lock);
+	volume->why[0] = '\0';
+	atomic_fetch_and(&volume->refuse, ~(unsigned)(VOLUME_BROKEN | VOLUME_GONE));
+	pthread_mutex_unlock(&volume->lock);
+}
+
+/*
+ * Syncs on their way, in order of their beginning: the shared one and the WRITEs that are their own.
+ * One that succeeded waits in `done` for those that were on their way when it ended: each of these
+ * overlapped it, and may yet be told of the failure that was its own. Later ones did not. All under the
+ * volume's lock.
+ */
+
+static void
+begin_one(struct sync *sync, struct blk_sync *one)
+{
+	one->number = sync->next_number++;
+	TAILQ_INSERT_TAIL(&sync->on_way, one, link);
+}
+
+static void
+hold_back(struct sync *sync, struct blk_request *request)
+{
+	request->sync.number = sync->next_number;
+	chain_append(&sync->done, request);
+}
+
+/* Those that no sync on its way overlapped. */
+static struct request_chain
+take_released(struct sync *sync)
+{
+	const struct blk_sync *oldest = TAILQ_FIRST(&sync->on_way);
+	struct request_chain released = {NULL, NULL};
+
+	while (sync->done.first && (!oldest || sync->done.first->sync.number <= oldest->number))
+		chain_append(&released, chain_pop(&sync->done));
+	return released;
+}
+
+/* The last word: after every failure that it may have hidden was latched. */
+static int
+released_rc(const struct volume *volume)
+{
+	return volume_broken(volume) ? -EIO : 0;
+}
+
+static void
+complete_chain(struct request_chain *chain, int rc)
+{
+	struct blk_request *request;
+
+	while ((request = chain_pop(chain)))
+		blk_complete(request, rc);
+}
+
+/* ENOSPC and ENODEV are said to those whose sync it was; whoever comes later finds the latch: EIO. */
+static int
+failed_rc(int rc)
+{
+	return rc == -ENOSPC || rc == -ENODEV ? rc : -EIO;
+}
+
+void
+sync_write_begin(struct blk_request *request)
+{
+	struct volume *volume = request->handle->volume;
+
+	request->state |= STATE_SYNCING | STATE_SYNCED;
+	pthread_mutex_lock(&volume->lock);
+	begin_one(&volume->sync, &request->sync);
+	pthread_mutex_unlock(&volume->lock);
+}
+
+/* It is not on its way any more; those it held back go. */
+static void
+end_write(struct blk_request *request, bool hold)
+{
+	struct volume *volume = request->handle->volume;
+	struct request_chain released;
+
+	request->state &= ~(uint32_t)STATE_SYNCING;
+	pthread_mutex_lock(&volume->lock);
+	TAILQ_REMOVE(&volume->sync.on_way, &request->sync, link);
+	if (hold)
+		hold_back(&volume->sync, request);
+	released = take_released(&volume->sync);
+	pthread_mutex_unlock(&volume->lock);
+	complete_chain(&released, released_rc(volume));
+}
+
+bool
+sync_write_end(struct blk_request *request)
+{
+	if (request->rc) {
+		/* Before anybody hears of it (B7). */
+		volume_latch(request->handle->volume, "write with FUA", request->rc);
+		request->rc = failed_rc(request->rc);
+		end_write(request, false);
+		return true;
+	}
+	/* Completed a second time by whoever ends last: itself, as a rule. */
+	end_write(request, true);
+	return false;
+}
+
+void
+sync_write_forget(struct blk_request *request)
+{
+	request->state &= ~(uint32_t)STATE_SYNCED;
+	end_write(request, false);
+}
+
 static void begin_sync(struct volume *volume);
 
 /* Those who waited share the sync that begins now. */
 static void
 admit_waiting(struct volume *volume)
 {
+	struct sync *sync = &volume->sync;
+
 	pthread_mutex_lock(&volume->lock);
-	volume->sync.sharing = volume->sync.waiting;
-	volume->sync.waiting = (struct request_chain){NULL, NULL};
+	sync->sharing = sync->waiting;
+	sync->waiting = (struct request_chain){NULL, NULL};
+	begin_one(sync, &sync->mark);
 	pthread_mutex_unlock(&volume->lock);
 }
 
@@ -54,7 +184,7 @@ static bool
 end_sync(struct volume *volume, int rc)
 {
 	struct sync *sync = &volume->sync;
-	struct request_chain sharing = sync->sharing;
+	struct request_chain sharing = sync->sharing, released;
 	struct blk_request *request;
 	bool more;
 
@@ -63,13 +193,15 @@ end_sync(struct volume *volume, int rc)
 		volume_latch(volume, "flush", rc);
 	sync->sharing = (struct request_chain){NULL, NULL};
 	pthread_mutex_lock(&volume->lock);
+	TAILQ_REMOVE(&sync->on_way, &sync->mark, link);
+	while (!rc && (request = chain_pop(&sharing)))
+		hold_back(sync, request);
+	released = take_released(sync);
 	more = sync->waiting.first != NULL;
 	sync->busy = more;
 	pthread_mutex_unlock(&volume->lock);
-	/* ENOSPC is said to those who shared this sync; whoever comes later finds the latch: EIO.
-	 */
-	while ((request = chain_pop(&sharing)))
-		blk_complete(request, rc == 0 || rc == -ENOSPC ? rc : -EIO);
+	complete_chain(&sharing, failed_rc(rc));
+	complete_chain(&released, released_rc(volume));
 	return more;
 }
 
@@ -176,5 +308,30 @@ sync_join(struct blk_request *request)
 	sync->busy = true;
 	pthread_mutex_unlock(&volume->lock);
 	if (begin)
+		begin_sync(volume);
+}
+
+bool
+sync_pause(struct volume *volume)
+{
+	bool paused;
+
+	pthread_mutex_lock(&volume->lock);
+	paused = !volume->sync.busy;
+	volume->sync.busy = true;
+	pthread_mutex_unlock(&volume->lock);
+	return paused;
+}
+
+void
+sync_resume(struct volume *volume)
+{
+	bool more;
+
+	pthread_mutex_lock(&volume->lock);
+	more = volume->sync.waiting.first != NULL;
+	volume->sync.busy = more;
+	pthread_mutex_unlock(&volume->lock);
+	if (more)
 		begin_sync(volume);
 }

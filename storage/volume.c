@@ -9,8 +9,10 @@
 
 #include "check.h"
 #include "storage.h"
+#include "uring.h"
 
-const struct blk_driver *const blk_drivers[] = {&memory_driver, &file_driver, &null_driver, NULL};
+const struct blk_driver *const blk_drivers[] = {
+	&memory_driver, &file_driver, &device_driver, &null_driver, NULL};
 
 int
 storage_start(uint64_t memory_cap)
@@ -19,6 +21,7 @@ storage_start(uint64_t memory_cap)
 
 	if (rc)
 		return rc;
+	uring_start();
 	rc = memory_start();
 	if (rc) {
 		emulate_stop();
@@ -31,6 +34,7 @@ storage_start(uint64_t memory_cap)
 void
 storage_stop(void)
 {
+	uring_stop();
 	memory_stop();
 	emulate_stop();
 }
@@ -51,7 +55,8 @@ check_name(const char *name, struct error *error)
 static int
 check_blocks(const struct conf_volume *conf, struct error *error)
 {
-	uint32_t block = conf->block_size, physical = conf->physical_block_size;
+	uint32_t block = conf->block_size;
+	uint32_t physical = conf->physical_block_size ? conf->physical_block_size : block;
 
 	if (block != 512 && block != 4096)
 		return error_set(
@@ -150,7 +155,9 @@ open_driver(struct volume *volume, struct error *error)
 	int rc;
 
 	*info = (struct blk_info){.block_size = volume->conf.block_size,
-		.physical_block_size = volume->conf.physical_block_size,
+		.physical_block_size = volume->conf.physical_block_size
+					       ? volume->conf.physical_block_size
+					       : volume->conf.block_size,
 		.alignment = 1,
 		.transfer_max = GIB,
 		.read_only = volume->conf.read_only,
@@ -168,8 +175,10 @@ open_driver(struct volume *volume, struct error *error)
 	if (!(info->native & 1u << BLK_ZERO))
 		info->fast_zero = false;
 	volume->drop_sync = !info->volatile_cache || !(info->native & 1u << BLK_FLUSH);
+	volume->write_syncs = info->fua && !volume->drop_sync && volume->submits & 1u << BLK_WRITE;
 	volume->align_mask = info->alignment - 1;
 	atomic_init(&volume->size, info->size);
+	volume->measured = driver->measure ? driver->measure(volume->state) : 0;
 	return 0;
 }
 
@@ -202,6 +211,7 @@ volume_open_driver(const struct conf_volume *conf, const struct blk_driver *driv
 		return error_set(error, -ENOMEM, "no memory");
 	pthread_mutex_init(&volume->lock, NULL);
 	TAILQ_INIT(&volume->freezes);
+	TAILQ_INIT(&volume->sync.on_way);
 	volume->driver = driver;
 	atomic_init(&volume->references, 1);
 	rc = copy_conf(&volume->conf, conf);
@@ -237,9 +247,6 @@ volume_open(const struct conf_volume *conf, struct volume **volume, struct error
 		used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s",
 			used ? ", " : "", (*driver)->name);
 	}
-	if (strcmp(conf->backend, "device") == 0)
-		return error_set(error, -ENOTSUP,
-			"backend \"device\" is not there yet (backends: %s)", names);
 	return error_set(
 		error, -EINVAL, "unknown backend \"%.64s\" (backends: %s)", conf->backend, names);
 }
@@ -310,7 +317,7 @@ volume_going(const struct volume *volume)
 bool
 volume_broken(const struct volume *volume)
 {
-	return atomic_load(&volume->refuse) & VOLUME_BROKEN;
+	return atomic_load(&volume->refuse) & (VOLUME_BROKEN | VOLUME_GONE);
 }
 
 static struct lane *

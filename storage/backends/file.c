@@ -1,7 +1,8 @@
 /*
- * Buffered files, sparse. One open file description for the volume's life, locked against others,
- * synced once before the first client (promises section 3). A file that has become shorter under us
- * is an error, not zeroes: what was there is lost, and growing it again would hide that.
+ * Files, sparse or preallocated, through the page cache or past it. One open file description for the
+ * volume's life, locked against others, synced once before the first client (promises section 3). A
+ * file that has become shorter under us is an error, not zeroes: what was there is lost, and growing
+ * it again would hide that.
  */
 #include "config.h"
 
@@ -16,26 +17,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "bytes.h"
 #include "check.h"
-#include "../storage.h"
-
-/* Above this a copy from the page cache takes the loop too long. */
-#define INLINE_READ_MAX (256 * KIB)
-#define BATCH_IOV       64
+#include "image.h"
+#include "qualities.h"
+#include "../uring.h"
 
 /* Of one PREFETCH, and of one advice: the least that Linux reads ahead by default. */
 #define PREFETCH_MAX  (256 * MIB)
 #define PREFETCH_STEP (128 * KIB)
 
 struct file {
-	int fd;
-	uint64_t size;
-	char *path;
-	char *volume;
-	atomic_bool no_nowait; /* tmpfs refuses RWF_NOWAIT */
+	struct image image;
+	struct qualities qualities;
+	bool preallocated; /* every block, for good: nothing is punched */
+	uint32_t block_size;
 	atomic_bool no_zero, no_punch;
-	atomic_bool told_short;
 };
 
 /* What stands in the way of opening this; NULL: it is a regular file. */
@@ -51,7 +47,7 @@ kind_of(mode_t mode)
 	if (S_ISSOCK(mode))
 		return "is a socket, not a file";
 	if (S_ISBLK(mode))
-		return "is a block device, not a file";
+		return "is a block device, not a file (say device: instead of file:)";
 	return "is a device, not a file";
 }
 
@@ -70,24 +66,62 @@ sync_directory(const char *path)
 	free(copy);
 }
 
+/* Takes the blocks of the whole file from the file system now. Never posix_fallocate: it would write
+ * them where the file system cannot. */
+static int
+allocate_blocks(const struct file *file, uint64_t size, struct error *error)
+{
+	while (fallocate(file->image.fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)size) < 0)
+		if (errno != EINTR) {
+			int rc = -errno;
+
+			return error_set(error, rc, "%s: cannot preallocate %" PRIu64 " bytes: %s",
+				file->image.path, size, strerror(-rc));
+		}
+	return 0;
+}
+
 static int
 create_file(struct file *file, const struct conf_volume *conf, struct error *error)
 {
 	int rc;
 
-	file->fd = open(conf->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (file->fd < 0) {
+	file->image.fd = open(conf->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (file->image.fd < 0) {
 		rc = -errno;
-		return error_set(
-			error, rc, "%s: cannot create it: %s", conf->path, strerror(errno));
+		return error_set(error, rc, "%s: cannot create it: %s", conf->path, strerror(-rc));
 	}
-	if (ftruncate(file->fd, (off_t)conf->size) < 0) {
+	if (ftruncate(file->image.fd, (off_t)conf->size) < 0) {
 		rc = -errno;
 		return error_set(error, rc, "%s: cannot make it %" PRIu64 " bytes long: %s",
-			conf->path, conf->size, strerror(errno));
+			conf->path, conf->size, strerror(-rc));
 	}
 	sync_directory(conf->path);
 	return 0;
+}
+
+/* The descriptor, or -errno with *error. */
+static int
+open_existing(const char *path, bool read_only, struct error *error)
+{
+	const char *kind;
+	struct stat st;
+	int fd, rc;
+
+	/* Looked at first: opening a device or FIFO may do things. */
+	if (stat(path, &st) < 0) {
+		rc = -errno;
+		return error_set(error, rc, "%s: %s", path, strerror(-rc));
+	}
+	kind = kind_of(st.st_mode);
+	if (kind)
+		return error_set(error, -EINVAL, "%s %s", path, kind);
+	fd = open(path, O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (read_only ? O_RDONLY : O_RDWR));
+	if (fd < 0) {
+		rc = -errno;
+		return error_set(error, rc, "%s: %s", path, strerror(-rc));
+	}
+	return fd;
 }
 
 /* *created: it was not there before, and is to be removed if anything fails. */
@@ -95,101 +129,165 @@ static int
 open_or_create(
 	struct file *file, const struct conf_volume *conf, bool *created, struct error *error)
 {
-	const char *path = conf->path;
-	int flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (conf->read_only ? O_RDONLY : O_RDWR);
-	const char *kind;
-	struct stat st;
+	int fd = open_existing(conf->path, conf->read_only, error);
 	int rc;
 
 	*created = false;
-	/* Looked at first: opening a device or FIFO may do things. */
-	if (stat(path, &st) < 0) {
-		rc = -errno;
-		if (rc == -ENOENT && conf->size && !conf->read_only) {
-			rc = create_file(file, conf, error);
-			*created = file->fd >= 0;
-			return rc;
-		}
-		return error_set(error, rc, "%s: %s%s", path, strerror(-rc),
-			rc != -ENOENT     ? ""
-			: conf->size      ? " (read_only: it is not created)"
-			: conf->read_only ? ""
-					  : " (give size= to create it)");
+	if (fd >= 0) {
+		file->image.fd = fd;
+		return 0;
 	}
-	kind = kind_of(st.st_mode);
-	if (kind)
-		return error_set(error, -EINVAL, "%s %s", path, kind);
-	file->fd = open(path, flags);
-	if (file->fd < 0) {
-		rc = -errno;
-		return error_set(error, rc, "%s: %s", path, strerror(errno));
+	if (fd != -ENOENT)
+		return fd;
+	if (conf->size && !conf->read_only) {
+		rc = create_file(file, conf, error);
+		*created = file->image.fd >= 0;
+		return rc;
 	}
-	return 0;
+	return error_set(error, fd, "%s: %s%s", conf->path, strerror(-fd),
+		conf->size        ? " (read_only: it is not created)"
+		: conf->read_only ? ""
+				  : " (give size= to create it)");
 }
 
 static int
-lock_file(const struct file *file, bool read_only, struct error *error)
+lock_file(int fd, const char *path, bool read_only, struct error *error)
 {
 	struct flock lock = {
 		.l_type = (short)(read_only ? F_RDLCK : F_WRLCK), .l_whence = SEEK_SET};
 	int rc;
 
-	if (fcntl(file->fd, F_OFD_SETLK, &lock) == 0)
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
 		return 0;
 	rc = -errno;
 	if (rc != -EAGAIN && rc != -EACCES)
-		return error_set(error, rc, "%s: cannot lock it: %s", file->path, strerror(-rc));
+		return error_set(error, rc, "%s: cannot lock it: %s", path, strerror(-rc));
 	/* The owner of another OFD lock is not told; of an older kind of lock it is. */
-	if (fcntl(file->fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK && lock.l_pid > 0)
-		return error_set(
-			error, -EBUSY, "%s: in use by process %d", file->path, (int)lock.l_pid);
-	return error_set(error, -EBUSY, "%s: in use by another volume or process", file->path);
+	if (fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK && lock.l_pid > 0)
+		return error_set(error, -EBUSY, "%s: in use by process %d", path, (int)lock.l_pid);
+	return error_set(error, -EBUSY, "%s: in use by another volume or process", path);
 }
 
 static int
 check_file(struct file *file, const struct conf_volume *conf, struct blk_info *info,
 	struct error *error)
 {
-	const char *kind;
+	const char *path = file->image.path, *kind;
 	struct stat st;
 	uint64_t size;
 
-	if (fstat(file->fd, &st) < 0)
-		return error_set(error, -errno, "%s: %s", file->path, strerror(errno));
+	if (fstat(file->image.fd, &st) < 0)
+		return error_set(error, -errno, "%s: %s", path, strerror(errno));
 	kind = kind_of(st.st_mode);
 	if (kind)
-		return error_set(error, -EINVAL, "%s %s", file->path, kind);
+		return error_set(error, -EINVAL, "%s %s", path, kind);
 	size = (uint64_t)st.st_size;
 	if (conf->size && size != conf->size)
 		return error_set(error, -EINVAL,
 			"%s has %" PRIu64 " bytes, but size= says %" PRIu64
 			" (leave it out for a file that exists)",
-			file->path, size, conf->size);
+			path, size, conf->size);
 	if (size == 0)
 		return error_set(error, -EINVAL,
-			"%s is empty (remove it and give size= to create it)", file->path);
+			"%s is empty (remove it and give size= to create it)", path);
 	if (size % info->block_size)
 		return error_set(error, -EINVAL,
 			"%s has %" PRIu64 " bytes, not a multiple of the block size %" PRIu32
 			" (the next is %" PRIu64 ")",
-			file->path, size, info->block_size, round_up(size, info->block_size));
+			path, size, info->block_size, round_up(size, info->block_size));
 	if (size > LIMIT_VOLUME_SIZE)
 		return error_set(error, -EFBIG, "%s has %" PRIu64 " bytes, more than %" PRIu64,
-			file->path, size, LIMIT_VOLUME_SIZE);
-	file->size = size;
+			path, size, LIMIT_VOLUME_SIZE);
+	atomic_store(&file->image.size, size);
 	info->size = size;
 	info->discard_granularity = (uint32_t)st.st_blksize;
 	return 0;
 }
 
-static void
-free_file(struct file *file)
+/* O_DIRECT as it was asked for: on must be had; auto is on where blocks need no read-modify-write. */
+static int
+choose_direct(struct file *file, const struct conf_volume *conf, struct blk_info *info,
+	struct error *error)
 {
-	if (file->fd >= 0)
-		close(file->fd);
-	free(file->path);
-	free(file->volume);
-	free(file);
+	struct image *image = &file->image;
+	uint32_t alignment;
+
+	if (conf->direct == CONF_DIRECT_OFF)
+		return 0;
+	alignment = qualities_direct_alignment(image->fd);
+	if (conf->direct == CONF_DIRECT_AUTO &&
+		(!alignment || alignment > info->block_size || info->size % alignment))
+		return 0;
+	if (!alignment)
+		return error_set(error, -EINVAL,
+			"%s: direct=on: the file system has no O_DIRECT (auto takes it where it can be had)",
+			image->path);
+	if (info->size % alignment)
+		return error_set(error, -EINVAL,
+			"%s has %" PRIu64 " bytes, not a multiple of the %" PRIu32
+			" that O_DIRECT needs here (the next is %" PRIu64 ")",
+			image->path, info->size, alignment, round_up(info->size, alignment));
+	image->direct = true;
+	info->alignment = alignment;
+	if (info->physical_block_size < alignment)
+		info->physical_block_size = alignment;
+	return 0;
+}
+
+/* The description's own flags, as open() would have set them. */
+static int
+set_direct(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	return flags < 0 || fcntl(fd, F_SETFL, flags | O_DIRECT) < 0 ? -errno : 0;
+}
+
+/* What was found out becomes what is promised. */
+static void
+promise(struct file *file, struct blk_info *info)
+{
+	const struct qualities *q = &file->qualities;
+	bool punches = q->punch_hole && !file->preallocated;
+
+	image_promise(&file->image, info);
+	atomic_store(&file->no_punch, !punches);
+	atomic_store(&file->no_zero, !q->zero_range);
+	if (!punches)
+		info->discard_granularity = 0;
+	info->sparse = q->seek_hole;
+	info->fast_zero = punches || q->zero_range;
+}
+
+static int
+prepare_file(struct file *file, const struct conf_volume *conf, struct blk_info *info,
+	struct error *error)
+{
+	struct image *image = &file->image;
+	int rc = lock_file(image->fd, image->path, conf->read_only, error);
+
+	if (!rc)
+		rc = check_file(file, conf, info, error);
+	if (!rc)
+		rc = choose_direct(file, conf, info, error);
+	if (rc)
+		return rc;
+	file->block_size = info->block_size;
+	file->preallocated = conf->prealloc && !conf->read_only;
+	if (file->preallocated)
+		rc = allocate_blocks(file, info->size, error);
+	if (!rc && image->direct && (rc = set_direct(image->fd)) < 0)
+		error_set(error, rc, "%s: O_DIRECT: %s", image->path, strerror(-rc));
+	/* What an earlier failure left behind shows now, not after the first client's flush. */
+	if (!rc && fdatasync(image->fd) < 0) {
+		rc = -errno;
+		error_set(error, rc, "%s: sync failed: %s", image->path, strerror(-rc));
+	}
+	if (rc)
+		return rc;
+	qualities_probe(image->path, &file->qualities);
+	promise(file, info);
+	return 0;
 }
 
 static int
@@ -205,38 +303,19 @@ open_file(const struct conf_volume *conf, struct blk_info *info, void **state, s
 	file = calloc(1, sizeof(*file));
 	if (!file)
 		return error_set(error, -ENOMEM, "no memory");
-	file->fd = -1;
-	file->path = strdup(conf->path);
-	file->volume = strdup(conf->name);
-	rc = -ENOMEM;
-	if (!file->path || !file->volume) {
-		error_set(error, rc, "no memory");
-		goto fail;
-	}
-	rc = open_or_create(file, conf, &created, error);
+	rc = image_init(&file->image, conf, error);
 	if (!rc)
-		rc = lock_file(file, conf->read_only, error);
+		rc = open_or_create(file, conf, &created, error);
 	if (!rc)
-		rc = check_file(file, conf, info, error);
-	if (rc)
-		goto fail;
-	/* What an earlier failure left behind shows now, not after the first client's flush. */
-	if (fdatasync(file->fd) < 0) {
-		rc = error_set(error, -errno, "%s: sync failed: %s", file->path, strerror(errno));
-		goto fail;
+		rc = prepare_file(file, conf, info, error);
+	if (!rc) {
+		*state = file;
+		return 0;
 	}
-	info->native = 1u << BLK_READ;
-	info->volatile_cache = true;
-	info->buffered = true;
-	info->sparse = true;
-	info->fast_zero = true;
-	*state = file;
-	return 0;
-
-fail:
 	if (created)
 		unlink(conf->path);
-	free_file(file);
+	image_free(&file->image);
+	free(file);
 	return rc;
 }
 
@@ -246,111 +325,11 @@ close_file(void *state)
 	struct file *file = state;
 
 	/* Nobody is left to be told, but people. */
-	if (fdatasync(file->fd) < 0)
-		log_error("volume %s: %s: sync at close failed: %s", file->volume, file->path,
-			strerror(errno));
-	free_file(file);
-}
-
-/* The end of the file came before the end of the volume. */
-static int
-fail_short(struct file *file)
-{
-	if (!atomic_exchange(&file->told_short, true))
-		log_error("volume %s: %s is shorter than the %" PRIu64
-			  " bytes it had: somebody truncated it; requests fail",
-			file->volume, file->path, file->size);
-	return -EIO;
-}
-
-/* Before what would make a truncated file grow again. */
-static int
-check_end(struct file *file)
-{
-	struct stat st;
-
-	if (fstat(file->fd, &st) < 0)
-		return -errno;
-	return (uint64_t)st.st_size < file->size ? fail_short(file) : 0;
-}
-
-/* The errors of block.h for what the kernel may say. */
-static int
-map_errno(int error)
-{
-	switch (error) {
-	case ENOSPC:
-	case EDQUOT:
-		return -ENOSPC;
-	case ENOMEM:
-		return -ENOMEM;
-	case EFBIG:
-		return -ENOSPC;
-	case EOPNOTSUPP:
-	case ENOSYS:
-		return -ENOTSUP;
-	default:
-		return -EIO;
-	}
-}
-
-/* All of [offset, offset + length), however short the kernel's steps are. */
-static int
-move_all(struct file *file, bool write, const struct iovec *iov, unsigned niov, uint64_t offset,
-	uint64_t length)
-{
-	uint64_t done = 0;
-
-	while (done < length) {
-		struct iovec part[BATCH_IOV];
-		unsigned n = iov_slice(iov, niov, done, length - done, part, BATCH_IOV, NULL);
-		ssize_t moved = write ? pwritev(file->fd, part, (int)n, (off_t)(offset + done))
-				      : preadv(file->fd, part, (int)n, (off_t)(offset + done));
-
-		if (moved < 0 && errno == EINTR)
-			continue;
-		if (moved < 0)
-			return map_errno(errno);
-		if (moved == 0)
-			return write ? -ENOSPC : fail_short(file);
-		done += (uint64_t)moved;
-	}
-	return 0;
-}
-
-static int
-read_file(void *state, const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t length)
-{
-	return move_all(state, false, iov, niov, offset, length);
-}
-
-static int
-write_file(void *state, const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t length)
-{
-	int rc = check_end(state);
-
-	return rc ? rc : move_all(state, true, iov, niov, offset, length);
-}
-
-static int
-flush_file(void *state)
-{
-	struct file *file = state;
-
-	return fdatasync(file->fd) < 0 ? (errno == EINTR ? -EINTR : map_errno(errno)) : 0;
-}
-
-static int
-punch_or_zero(struct file *file, int mode, uint64_t offset, uint64_t length)
-{
-	int rc = check_end(file);
-
-	if (rc)
-		return rc;
-	while (fallocate(file->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) < 0)
-		if (errno != EINTR)
-			return map_errno(errno);
-	return 0;
+	if (fdatasync(file->image.fd) < 0)
+		log_error("volume %s: %s: sync at close failed: %s", file->image.volume,
+			file->image.path, strerror(errno));
+	image_free(&file->image);
+	free(file);
 }
 
 static int
@@ -360,7 +339,8 @@ punch_file(struct file *file, uint64_t offset, uint64_t length)
 
 	if (atomic_load_explicit(&file->no_punch, memory_order_relaxed))
 		return -ENOTSUP;
-	rc = punch_or_zero(file, FALLOC_FL_PUNCH_HOLE, offset, length);
+	rc = image_fallocate(
+		&file->image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
 	if (rc == -ENOTSUP)
 		atomic_store(&file->no_punch, true);
 	return rc;
@@ -376,7 +356,8 @@ zero_file(void *state, uint64_t offset, uint64_t length, unsigned flags)
 		rc = punch_file(file, offset, length);
 	if (rc != -ENOTSUP || atomic_load_explicit(&file->no_zero, memory_order_relaxed))
 		return rc;
-	rc = punch_or_zero(file, FALLOC_FL_ZERO_RANGE, offset, length);
+	rc = image_fallocate(
+		&file->image, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length);
 	if (rc == -ENOTSUP)
 		atomic_store(&file->no_zero, true);
 	return rc;
@@ -397,23 +378,23 @@ file_extents(void *state, uint64_t offset, uint64_t length, struct blk_extent *e
 	struct file *file = state;
 	uint64_t at = offset, end = offset + length;
 	unsigned n = 0;
-	int rc = check_end(file);
+	int rc = image_check_end(&file->image);
 
 	if (rc)
 		return rc;
 	/* lseek moves an offset that nobody else uses. */
 	while (at < end && n < *nextents) {
-		off_t data = lseek(file->fd, (off_t)at, SEEK_DATA), to;
+		off_t data = lseek(file->image.fd, (off_t)at, SEEK_DATA), to;
 		bool hole = data < 0 || (uint64_t)data > at;
 
 		if (data < 0 && errno != ENXIO)
-			return map_errno(errno);
+			return image_errno(&file->image, errno);
 		if (hole)
 			to = data < 0 ? (off_t)end : data;
 		else
-			to = lseek(file->fd, (off_t)at, SEEK_HOLE);
+			to = lseek(file->image.fd, (off_t)at, SEEK_HOLE);
 		if (to < 0)
-			return map_errno(errno);
+			return image_errno(&file->image, errno);
 		/* Somebody else may change the file between the two looks. */
 		if ((uint64_t)to <= at || (uint64_t)to > end)
 			to = (off_t)end;
@@ -434,29 +415,79 @@ prefetch_file(void *state, uint64_t offset, uint64_t length)
 
 	/* Advice: nothing depends on it. The kernel takes no more of it at once than it reads ahead. */
 	for (; offset < end; offset += PREFETCH_STEP)
-		posix_fadvise(file->fd, (off_t)offset, (off_t)min_u64(end - offset, PREFETCH_STEP),
-			POSIX_FADV_WILLNEED);
+		posix_fadvise(file->image.fd, (off_t)offset,
+			(off_t)min_u64(end - offset, PREFETCH_STEP), POSIX_FADV_WILLNEED);
 	return 0;
 }
 
-/* READ: what is in the page cache is copied here; the rest is for a worker. */
-static bool
-submit_file(void *state, struct blk_request *request)
+static int
+resize_file(void *state, uint64_t size, struct error *error)
 {
 	struct file *file = state;
-	ssize_t got;
+	struct image *image = &file->image;
+	uint64_t before = atomic_load(&image->size);
+	int rc;
 
-	if (request->length > INLINE_READ_MAX || request->niov > BATCH_IOV ||
-		atomic_load_explicit(&file->no_nowait, memory_order_relaxed))
-		return false;
-	got = preadv2(
-		file->fd, request->iov, (int)request->niov, (off_t)request->offset, RWF_NOWAIT);
-	if (got < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
-		atomic_store(&file->no_nowait, true);
-	if (got < 0 || (uint64_t)got != request->length)
-		return false;
-	blk_complete(request, 0);
-	return true;
+	if (file->image.direct && size % qualities_direct_alignment(image->fd))
+		return error_set(error, -EINVAL,
+			"size %" PRIu64 " is not a multiple of the %" PRIu32
+			" that O_DIRECT needs here",
+			size, qualities_direct_alignment(image->fd));
+	/* Somebody's shortening is not to be hidden. */
+	if (image_check_end(image) != 0)
+		return error_set(error, -EIO, "%s is shorter than the %" PRIu64 " bytes it had",
+			image->path, before);
+	if (file->preallocated && size > before) {
+		rc = allocate_blocks(file, size, error);
+		if (rc)
+			return rc;
+	}
+	/* A file that ends earlier than it should fails every request: what is smaller comes first. */
+	if (size < before)
+		atomic_store(&image->size, size);
+	if (ftruncate(image->fd, (off_t)size) < 0 || fdatasync(image->fd) < 0) {
+		rc = -errno;
+		return error_set(error, rc, "%s: cannot make it %" PRIu64 " bytes long: %s",
+			image->path, size, strerror(-rc));
+	}
+	atomic_store(&image->size, size);
+	return 0;
+}
+
+/* promises section 3 (4): a new description, whose first sync shows what is still wrong. */
+static int
+reopen_file(void *state, uint64_t least, uint64_t *size, struct error *error)
+{
+	struct file *file = state;
+	struct image *image = &file->image;
+	uint64_t now;
+	int fd, rc;
+
+	/* Its lock goes with it. */
+	image_replace(image, -1);
+	fd = open_existing(image->path, image->read_only, error);
+	if (fd < 0)
+		return fd;
+	rc = lock_file(fd, image->path, image->read_only, error);
+	if (!rc && image->direct && (rc = set_direct(fd)) < 0)
+		error_set(error, rc, "%s: O_DIRECT: %s", image->path, strerror(-rc));
+	if (!rc && fdatasync(fd) < 0) {
+		rc = -errno;
+		error_set(error, rc, "%s: sync failed: %s", image->path, strerror(-rc));
+	}
+	if (rc) {
+		close(fd);
+		return rc;
+	}
+	image_replace(image, fd);
+	now = image_measure(image);
+	if (now < least)
+		return error_set(error, -EINVAL,
+			"%s has %" PRIu64 " bytes, fewer than the volume's %" PRIu64, image->path,
+			now, least);
+	atomic_store(&image->told, false);
+	*size = least;
+	return 0;
 }
 
 static uint64_t
@@ -465,15 +496,20 @@ file_allocated(void *state)
 	const struct file *file = state;
 	struct stat st;
 
-	return fstat(file->fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
+	return fstat(file->image.fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * 512;
 }
 
 static void
 describe_file(void *state, char *text, size_t size)
 {
 	const struct file *file = state;
+	char can[80];
 
-	snprintf(text, size, "%s", file->path);
+	qualities_describe(&file->qualities, can, sizeof(can));
+	snprintf(text, size, "%s, %s%s%s%s", file->image.path,
+		file->image.direct ? "O_DIRECT" : "page cache",
+		file->image.ring ? ", io_uring" : ", workers",
+		file->preallocated ? ", preallocated" : "", can);
 }
 
 const struct blk_driver file_driver = {
@@ -481,14 +517,16 @@ const struct blk_driver file_driver = {
 	.argument = "path",
 	.open = open_file,
 	.close = close_file,
-	.submit = submit_file,
-	.read = read_file,
-	.write = write_file,
-	.flush = flush_file,
+	.submit = image_submit,
+	.read = image_read,
+	.write = image_write,
+	.flush = image_flush,
 	.zero = zero_file,
 	.discard = discard_file,
 	.extents = file_extents,
 	.prefetch = prefetch_file,
+	.resize = resize_file,
+	.reopen = reopen_file,
 	.allocated = file_allocated,
 	.describe = describe_file,
 };

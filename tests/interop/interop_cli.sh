@@ -62,7 +62,6 @@ fails 2 'slabd: --state: not there yet in this version' --state x a=memory:1G
 fails 2 'slabd: --stdio: not there yet in this version' --stdio a=memory:1G
 fails 2 'slabd: --metrics: not there yet in this version' --metrics 127.0.0.1:9000 a=memory:1G
 fails 2 'slabd: nbd vsock:1: vsock: not there yet in this version' --nbd vsock:1 a=memory:1G
-fails 2 'slabd: volume a: backend device: not there yet in this version' a=device:/dev/null
 
 # Failures: 1, and nothing is left of what came before.
 fails 1 "slabd: volume web: $made/no.img: No such file or directory (give size= to create it)" \

@@ -58,8 +58,7 @@ mistakes_are_named(void **state)
 		{"a=memory",
 			"volume a: \"memory\" is not BACKEND:ARG, as in memory:1G or file:/srv/web.img"},
 		{"a=memry:1G", "volume a: unknown backend \"memry\" (did you mean \"memory\"?)"},
-		{"a=tape:1G", "volume a: unknown backend \"tape\" (known: memory, file, null)"},
-		{"a=device:/dev/x", "volume a: backend device: not there yet in this version"},
+		{"a=tape:1G", "volume a: unknown backend \"tape\" (known: memory, file, device, null)"},
 		{"a=memory:",
 			"volume a: size: \"\" is not a size (give bytes, or a number with K, M, "
 			"G, T or P)"},

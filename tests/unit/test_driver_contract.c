@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,7 +24,9 @@
 #include "block_driver.h"
 #include "check.h"
 #include "limits.h"
+#include "loop_device.h"
 #include "volume_script.h"
+#include "../../storage/uring.h"
 #include "work.h"
 
 #define SLICES   10                /* of a client, each SLICE bytes */
@@ -37,29 +40,68 @@ struct variant {
 	const char *backend; /* NULL: scripted */
 	uint64_t size, base;
 	struct volume_script_options script;
+	enum conf_direct direct;
+	bool workers;   /* no io_uring */
+	uint32_t block; /* device: its logical block */
 };
 
 #define CLIENT_SPAN (CLIENTS * SLICES * SLICE)
 
 static const struct variant variants[] = {
-	{"memory", "memory", PIB, 0, {0}},
-	{"memory past 2^31", "memory", PIB, ((uint64_t)1 << 31) - CLIENT_SPAN / 2, {0}},
-	{"memory past 2^41", "memory", PIB, ((uint64_t)1 << 41) - CLIENT_SPAN / 2, {0}},
-	{"file", "file", 8 * GIB, 0, {0}},
-	{"file past 2^32", "file", 8 * GIB, ((uint64_t)1 << 32) - CLIENT_SPAN / 2, {0}},
-	{"async 512", NULL, 8 * MIB, 0, {.alignment = 512, .missing = 1u << BLK_COMPARE_WRITE}},
-	{"async 4096", NULL, 8 * MIB, 0,
-		{.alignment = 4096, .volatile_cache = true, .missing = 1u << BLK_COMPARE_WRITE}},
-	{"blocking 512", NULL, 8 * MIB, 0,
-		{.alignment = 512,
+	{.name = "memory", .backend = "memory", .size = PIB},
+	{.name = "memory past 2^31",
+		.backend = "memory",
+		.size = PIB,
+		.base = ((uint64_t)1 << 31) - CLIENT_SPAN / 2},
+	{.name = "memory past 2^41",
+		.backend = "memory",
+		.size = PIB,
+		.base = ((uint64_t)1 << 41) - CLIENT_SPAN / 2},
+	{.name = "file", .backend = "file", .size = 8 * GIB},
+	{.name = "file past 2^32",
+		.backend = "file",
+		.size = 8 * GIB,
+		.base = ((uint64_t)1 << 32) - CLIENT_SPAN / 2},
+	{.name = "file past 2^41",
+		.backend = "file",
+		.size = 4 * TIB,
+		.base = ((uint64_t)1 << 41) - CLIENT_SPAN / 2},
+	{.name = "file by workers", .backend = "file", .size = 8 * GIB, .workers = true},
+	{.name = "file, direct", .backend = "file", .size = 8 * GIB, .direct = CONF_DIRECT_ON},
+	{.name = "file, direct, by workers",
+		.backend = "file",
+		.size = 8 * GIB,
+		.direct = CONF_DIRECT_ON,
+		.workers = true},
+	{.name = "device 512", .backend = "device", .size = 64 * MIB, .block = 512},
+	{.name = "device 4096", .backend = "device", .size = 64 * MIB, .block = 4096},
+	{.name = "device by workers",
+		.backend = "device",
+		.size = 64 * MIB,
+		.block = 512,
+		.workers = true},
+	{.name = "async 512",
+		.size = 8 * MIB,
+		.script = {.alignment = 512, .missing = 1u << BLK_COMPARE_WRITE}},
+	{.name = "async 4096",
+		.size = 8 * MIB,
+		.script = {.alignment = 4096,
+			.volatile_cache = true,
+			.missing = 1u << BLK_COMPARE_WRITE}},
+	{.name = "blocking 512",
+		.size = 8 * MIB,
+		.script = {.alignment = 512,
 			.blocking = true,
 			.volatile_cache = true,
 			.missing = 1u << BLK_COMPARE_WRITE | 1u << BLK_ZERO}},
-	{"blocking", NULL, 8 * MIB, 0, {.blocking = true, .missing = 1u << BLK_COMPARE_WRITE}},
+	{.name = "blocking",
+		.size = 8 * MIB,
+		.script = {.blocking = true, .missing = 1u << BLK_COMPARE_WRITE}},
 };
 
 static char dir[200];
 static char file_path[sizeof(dir) + 16];
+static struct loop_device device;
 static uint64_t first_seed;
 
 /* A call on a loop that the test waits for. */
@@ -374,7 +416,33 @@ start_client(void *arg)
 	}
 }
 
-/* The variant's volume; *script is NULL for backends. */
+static bool
+has_direct(void)
+{
+	int fd = open(file_path, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
+
+	if (fd >= 0)
+		close(fd);
+	unlink(file_path);
+	return fd >= 0;
+}
+
+/* A loop device over the file. False, said: there is none here. */
+static bool
+attach_device(const struct variant *v)
+{
+	int fd = open(file_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600), rc;
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)v->size), 0);
+	close(fd);
+	rc = loop_device_attach(&device, file_path, v->block);
+	if (rc)
+		print_message("# SKIP %s: no loop device: %s\n", v->name, strerror(-rc));
+	return rc == 0;
+}
+
+/* The variant's volume; *script is NULL for backends. NULL: not here, and said why. */
 static struct volume *
 open_variant(const struct variant *v, struct volume_script **script)
 {
@@ -385,7 +453,7 @@ open_variant(const struct variant *v, struct volume_script **script)
 		.path = file_path,
 		.size = v->size,
 		.block_size = 512,
-		.physical_block_size = 512};
+		.direct = v->direct};
 	struct volume *volume;
 	struct error error;
 	int rc;
@@ -398,6 +466,16 @@ open_variant(const struct variant *v, struct volume_script **script)
 	}
 	strcpy(backend, v->backend);
 	unlink(file_path);
+	if (v->block) {
+		if (!attach_device(v))
+			return NULL;
+		conf.path = device.path;
+	}
+	if (v->direct == CONF_DIRECT_ON && !has_direct()) {
+		print_message("# SKIP %s: %s has no O_DIRECT\n", v->name, dir);
+		return NULL;
+	}
+	uring_forbid(v->workers);
 	rc = volume_open(&conf, &volume, &error);
 	if (rc)
 		print_message("%s\n", error.text);
@@ -409,6 +487,9 @@ static void
 close_variant(struct volume *volume)
 {
 	volume_put(volume);
+	if (device.path[0])
+		loop_device_detach(&device);
+	device.path[0] = '\0';
 	unlink(file_path);
 }
 
@@ -417,8 +498,11 @@ random_clients(const struct variant *v)
 {
 	struct volume_script *script;
 	struct volume *volume = open_variant(v, &script);
-	struct client *clients = calloc(CLIENTS, sizeof(*clients));
+	struct client *clients;
 
+	if (!volume)
+		return;
+	clients = calloc(CLIENTS, sizeof(*clients));
 	print_message("# %s\n", v->name);
 	for (unsigned i = 0; i < CLIENTS; i++) {
 		struct client *c = &clients[i];
@@ -557,6 +641,10 @@ loops_see_each_others_writes(void **state)
 		struct volume_script *script;
 
 		ball->volume = open_variant(&variants[i], &script);
+		if (!ball->volume) {
+			free(ball);
+			continue;
+		}
 		ball->offset = variants[i].base + 65536 - 100;
 		ball->length = 9000;
 		for (unsigned loop = 0; loop < 2; loop++)
@@ -678,6 +766,8 @@ count_together(const struct variant *v, uint64_t offset)
 	struct counter counters[CLIENTS] = {0};
 	unsigned value;
 
+	if (!volume)
+		return;
 	for (unsigned i = 0; i < CLIENTS; i++) {
 		counters[i].volume = volume;
 		counters[i].offset = offset;
