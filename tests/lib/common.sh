@@ -81,15 +81,16 @@ finish() {
 	exit
 }
 
-# check WORDS COMMAND...: the command must succeed; its output is shown when it does not, and is left in
-# $dir/out and $dir/err.
+# check WORDS COMMAND...: the command must succeed within 2 minutes; its output is shown when it does not,
+# and is left in $dir/out and $dir/err.
 check() {
-	local words=$1
+	local words=$1 limit=()
 	shift
-	if "$@" >"$dir/out" 2>"$dir/err" </dev/null; then
+	[ "$(type -t "$1")" != file ] || limit=(timeout --kill-after=5 120)
+	if "${limit[@]}" "$@" >"$dir/out" 2>"$dir/err" </dev/null; then
 		ok "$words"
 	else
-		echo "exit status $? of: $*" >>"$dir/err"
+		echo "exit status $? (124: took too long) of: $*" >>"$dir/err"
 		cat "$dir/out" >>"$dir/err"
 		not_ok "$words" "$dir/err"
 		return 1
