@@ -239,6 +239,7 @@ answer_text(struct iscsi_conn *conn, const uint8_t *bhs, bool final)
 		exchange->text->length = 0;
 		conn->session->params.max_recv = n.active.max_recv;
 		conn->max_recv = n.active.max_recv;
+		room = min_size(room, conn->max_recv); /* it holds for this answer too */
 		if (n.send_targets &&
 			!start_listing(conn, &exchange->listing, n.send_targets_value)) {
 			exchange->listing.on = false;

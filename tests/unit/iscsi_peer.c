@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "bytes.h"
+#include "log.h"
 #include "scsi/scsi.h"
 #include "slab.h"
 #include "volume.h"
@@ -30,6 +31,7 @@ world_start_with(const struct volume_script_options *options)
 	all.size = WORLD_SIZE;
 	memset(&world, 0, sizeof(world));
 	virtual_loops_start(2);
+	log_set_level(LOG_LEVEL_WARN);
 	assert_int_equal(iobuf_start(), 0);
 	assert_int_equal(storage_start(0), 0);
 	assert_int_equal(iscsi_frontend.start(), 0);

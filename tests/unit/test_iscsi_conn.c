@@ -1,0 +1,313 @@
+/* protocols/iscsi/iscsi_conn.c and iscsi_target.c: deadlines, drain, what the daemon sees. */
+#include "config.h"
+
+#include "iscsi_peer.h"
+
+#include <errno.h>
+
+#include "bytes.h"
+#include "scsi/scsi.h"
+
+static uint8_t pattern[256 * 1024];
+
+static struct peer *
+new_session(const char *keys)
+{
+	struct peer *peer = peer_new(0);
+
+	peer_login(peer, keys);
+	peer_clear_attention(peer);
+	return peer;
+}
+
+/* R05: a PDU that stops in the middle. */
+static void
+test_partial_pdu(void **state)
+{
+	static const size_t parts[] = {1, 47, 48, 100};
+	uint8_t bytes[1024];
+	struct peer *peer;
+	size_t n;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		peer = new_session(NULL);
+		peer_start(peer, ISCSI_NOP_OUT);
+		n = peer_compose(peer, pattern, 200, bytes);
+		pipe_feed(peer->pipe, bytes, parts[i]);
+		virtual_advance(LIMIT_PARTIAL_IDLE - 2 * SECOND_NS);
+		assert_true(peer_open(peer));
+		if (i == 0) { /* in time after all */
+			pipe_feed(peer->pipe, bytes + parts[i], n - parts[i]);
+			peer_expect(peer, ISCSI_NOP_IN);
+			virtual_advance(10 * LIMIT_PARTIAL_IDLE); /* idle is no sin */
+			assert_true(peer_open(peer));
+		} else {
+			virtual_advance(4 * SECOND_NS);
+			assert_false(peer_open(peer));
+		}
+		peer_free(peer);
+	}
+}
+
+/* A drop a second does not keep a PDU alive. */
+static void
+test_trickle(void **state)
+{
+	struct peer *peer = new_session(NULL);
+	unsigned seconds;
+
+	(void)state;
+	for (seconds = 0; seconds < 60 && peer_open(peer); seconds++) {
+		pipe_feed(peer->pipe, "", 1);
+		virtual_advance(SECOND_NS);
+	}
+	assert_in_range(seconds, 28, 33);
+	peer_free(peer);
+}
+
+static void
+test_data_that_does_not_come(void **state)
+{
+	struct peer *peer = new_session(NULL);
+
+	(void)state;
+	peer_write10(peer, 0, 64);
+	peer_send(peer, NULL, 0);
+	peer_expect(peer, ISCSI_R2T);
+	virtual_advance(LIMIT_PARTIAL_IDLE - 2 * SECOND_NS);
+	assert_true(peer_open(peer));
+	virtual_advance(4 * SECOND_NS);
+	assert_false(peer_open(peer));
+	assert_int_equal(iobuf_reserved(0), 0);
+	peer_free(peer);
+}
+
+static void
+test_output_stalls(void **state)
+{
+	struct peer *peer = new_session(NULL);
+
+	(void)state;
+	pipe_set_room(peer->pipe, 10);
+	peer_read10(peer, 0, 64);
+	peer_send(peer, NULL, 0);
+	virtual_advance(LIMIT_OUTPUT_STALL - 2 * SECOND_NS);
+	assert_true(peer_open(peer));
+	virtual_advance(5 * SECOND_NS);
+	assert_false(peer_open(peer));
+	peer_free(peer);
+}
+
+/* A stalled disk is no reason to lose a connection. */
+static void
+test_disk_stalls_for_minutes(void **state)
+{
+	struct peer *peer = new_session(NULL);
+
+	(void)state;
+	volume_script_hold(world.script, true);
+	peer_read10(peer, 0, 1);
+	peer_send(peer, NULL, 0);
+	virtual_advance(300 * SECOND_NS);
+	assert_true(peer_open(peer));
+	volume_script_hold(world.script, false);
+	volume_script_complete_all(world.script, 0);
+	peer_expect(peer, ISCSI_DATA_IN);
+	peer_free(peer);
+}
+
+/* Errors of the stream itself, at every moment. */
+static void
+test_stream_errors(void **state)
+{
+	struct peer *peer;
+
+	(void)state;
+	peer = new_session(NULL);
+	pipe_fail_read(peer->pipe, -ECONNRESET);
+	peer_expect_closed(peer);
+	peer_free(peer);
+	peer = new_session(NULL);
+	pipe_fail_write(peer->pipe, -EPIPE);
+	peer_read10(peer, 0, 64);
+	peer_send(peer, NULL, 0);
+	peer_expect_closed(peer);
+	peer_free(peer);
+	peer = peer_new(0);
+	pipe_fail_write(peer->pipe, -EPIPE);
+	peer_start(peer, ISCSI_LOGIN_REQUEST | ISCSI_IMMEDIATE)[BHS_FLAGS] = 0x87;
+	peer_send(peer, NULL, 0);
+	peer_expect_closed(peer);
+	peer_free(peer);
+}
+
+/* Drain: what runs is answered, what waits for data is not waited for, nothing new is taken. */
+static void
+test_drain(void **state)
+{
+	struct peer *busy = new_session(NULL), *idle = new_session(NULL), *login = peer_new(0),
+		    *late;
+	struct pdu *pdu;
+
+	(void)state;
+	volume_script_hold(world.script, true);
+	peer_read10(busy, 0, 8);
+	peer_send(busy, NULL, 0);
+	peer_write10(busy, 0, 64);
+	peer_send(busy, NULL, 0);
+	peer_expect(busy, ISCSI_R2T);
+	iscsi_frontend.drain(loop_by_index(0));
+	peer_read10(busy, 8, 8);
+	peer_send(busy, NULL, 0);
+	virtual_run_until_idle();
+	assert_false(peer_open(idle));
+	assert_false(peer_open(login));
+	assert_true(peer_open(busy));
+	assert_int_equal(world_connections(0), 1);
+	late = peer_new(0);
+	assert_false(peer_open(late));
+	volume_script_hold(world.script, false);
+	volume_script_complete_all(world.script, 0);
+	pdu = peer_expect(busy, ISCSI_DATA_IN);
+	assert_int_equal(pdu->length, 4096);
+	peer_expect_closed(busy);
+	peer_free(busy);
+	peer_free(idle);
+	peer_free(login);
+	peer_free(late);
+}
+
+static void
+test_abort(void **state)
+{
+	struct peer *busy = new_session(NULL), *login = peer_new(0);
+
+	(void)state;
+	volume_script_hold(world.script, true);
+	peer_read10(busy, 0, 8);
+	peer_send(busy, NULL, 0);
+	virtual_run_until_idle();
+	iscsi_frontend.abort(loop_by_index(0));
+	virtual_run_until_idle();
+	assert_false(peer_open(busy));
+	assert_false(peer_open(login));
+	assert_int_equal(world_connections(0), 1); /* its read is still with the disk */
+	volume_script_hold(world.script, false);
+	volume_script_complete_all(world.script, 0);
+	peer_free(busy);
+	peer_free(login);
+}
+
+static unsigned rows;
+
+static void
+look_at_row(const struct connection_row *row, void *arg)
+{
+	const char *const *what = arg;
+
+	assert_string_equal(row->protocol, "iscsi");
+	assert_string_equal(row->client, "10.0.0.7:41332");
+	assert_string_equal(row->what, what[rows]);
+	assert_string_equal(row->name, rows == 0 ? "" : PEER_NAME);
+	if (rows >= 2)
+		assert_non_null(strstr(row->volume, "script"));
+	else
+		assert_string_equal(row->volume, "");
+	assert_int_equal(row->in_flight, rows == 3);
+	rows++;
+}
+
+static void
+test_visit(void **state)
+{
+	const char *what[] = {"login", "discovery", "", "digests header+data"};
+	struct peer *login = peer_new(0), *discovery = peer_new(0), *plain, *digests;
+
+	(void)state;
+	peer_discover(discovery);
+	plain = new_session(NULL);
+	digests = new_session("HeaderDigest=CRC32C\nDataDigest=CRC32C\n");
+	volume_script_hold(world.script, true);
+	peer_read10(digests, 0, 1);
+	peer_send(digests, NULL, 0);
+	virtual_run_until_idle();
+	rows = 0;
+	iscsi_frontend.visit(loop_by_index(0), look_at_row, what);
+	assert_int_equal(rows, 4);
+	volume_script_hold(world.script, false);
+	volume_script_complete_all(world.script, 0);
+	peer_expect(digests, ISCSI_DATA_IN);
+	peer_free(login);
+	peer_free(discovery);
+	peer_free(plain);
+	peer_free(digests);
+}
+
+/* The only LUN goes: what runs is answered, then the session ends. */
+static void
+test_volume_gone(void **state)
+{
+	struct peer *peer = new_session(NULL), *discovery = peer_new(0);
+
+	(void)state;
+	peer_discover(discovery);
+	volume_script_hold(world.script, true);
+	peer_read10(peer, 0, 1);
+	peer_send(peer, NULL, 0);
+	virtual_run_until_idle();
+	iscsi_frontend.volume_gone(loop_by_index(0), volume_script_volume(world.script));
+	virtual_run_until_idle();
+	assert_true(peer_open(peer));
+	volume_script_hold(world.script, false);
+	volume_script_complete_all(world.script, 0);
+	peer_expect(peer, ISCSI_DATA_IN);
+	peer_expect_closed(peer);
+	assert_true(peer_open(discovery));
+	peer_free(peer);
+	peer_free(discovery);
+}
+
+/* Requests in one read, answers in one write: a system call for many (design section 4). */
+static void
+test_calls_per_request(void **state)
+{
+	struct peer *peer = new_session(NULL);
+	unsigned before;
+
+	(void)state;
+	before = pipe_calls(peer->pipe);
+	for (unsigned round = 0; round < 100; round++) {
+		for (unsigned i = 0; i < 32; i++) {
+			peer_read10(peer, i, 8);
+			peer_send(peer, NULL, 0);
+		}
+		virtual_run_until_idle();
+		for (unsigned i = 0; i < 32; i++)
+			peer_expect(peer, ISCSI_DATA_IN);
+	}
+	assert_true(pipe_calls(peer->pipe) - before <= 200);
+	peer_free(peer);
+}
+
+#define WORLD_TEST(f) cmocka_unit_test_setup_teardown(f, world_start, world_stop)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		WORLD_TEST(test_partial_pdu),
+		WORLD_TEST(test_trickle),
+		WORLD_TEST(test_data_that_does_not_come),
+		WORLD_TEST(test_output_stalls),
+		WORLD_TEST(test_disk_stalls_for_minutes),
+		WORLD_TEST(test_stream_errors),
+		WORLD_TEST(test_drain),
+		WORLD_TEST(test_abort),
+		WORLD_TEST(test_visit),
+		WORLD_TEST(test_volume_gone),
+		WORLD_TEST(test_calls_per_request),
+	};
+
+	return cmocka_run_group_tests_name("iscsi_conn", tests, NULL, NULL);
+}
