@@ -45,6 +45,7 @@ struct portal {
 	const char *advertise; /* NULL: the local address of the connection that asks */
 	uint16_t group;        /* target portal group tag */
 	uint16_t relative_id;  /* relative target port identifier, 1 .. */
+	bool tls;              /* from the first byte: the stream is a secure one */
 };
 
 struct catalogue {

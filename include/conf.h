@@ -69,6 +69,8 @@ struct conf {
 	unsigned loops;
 	unsigned connections;
 	bool insecure;
+	bool stdio;      /* one connection on standard input and output, and nothing else */
+	unsigned passed; /* sockets that are listening already (activation.h) */
 	unsigned tls; /* enum tls_mode of the server; never TLS_UNSET once checked */
 	char *tls_certificate, *tls_key, *tls_ca, *tls_psk; /* paths; NULL: none */
 };

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/vm_sockets.h>
 #include <netinet/in.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -32,6 +33,23 @@ parse_unix(const char *path, struct address *address, struct error *error)
 	return true;
 }
 
+/* Every address that the hypervisor gave this machine: guests and host reach it alike. */
+static bool
+parse_vsock(const char *text, struct address *address, struct error *error)
+{
+	uint64_t port;
+
+	if (!parse_number(text, &port) || port == 0 || port >= VMADDR_PORT_ANY) {
+		error_set(error, -EINVAL, "\"%s\" is not a vsock port (1 to 4294967294)", text);
+		return false;
+	}
+	address->is_vsock = true;
+	address->vm.svm_family = AF_VSOCK;
+	address->vm.svm_cid = VMADDR_CID_ANY;
+	address->vm.svm_port = (unsigned)port;
+	return true;
+}
+
 bool
 address_parse(const char *text, struct address *address, struct error *error)
 {
@@ -42,12 +60,15 @@ address_parse(const char *text, struct address *address, struct error *error)
 	*address = (struct address){0};
 	if (strncmp(text, "unix:", 5) == 0)
 		return parse_unix(text + 5, address, error);
-	if (strncmp(text, "vsock:", 6) == 0 || strncmp(text, "tls:", 4) == 0) {
-		error_set(error, -ENOTSUP, "%.*s: not there yet in this version",
-			(int)strcspn(text, ":"), text);
-		return false;
+	if (strncmp(text, "vsock:", 6) == 0)
+		return parse_vsock(text + 6, address, error);
+	if (strncmp(text, "tls:", 4) == 0) {
+		address->tls = true;
+		host += 4;
+		if (colon < host)
+			colon = NULL;
 	}
-	if (!colon || colon == text) {
+	if (!colon || colon == host) {
 		error_set(error, -EINVAL, "say HOST:PORT, [V6]:PORT or unix:PATH");
 		return false;
 	}
@@ -98,6 +119,9 @@ address_text(const struct sockaddr *socket, socklen_t length, char *text, size_t
 
 		inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
 		snprintf(text, room, "[%s]:%u", host, ntohs(in6->sin6_port));
+	} else if (socket->sa_family == AF_VSOCK) {
+		snprintf(text, room, "vsock:%u",
+			((const struct sockaddr_vm *)(const void *)socket)->svm_port);
 	} else if (socket->sa_family == AF_UNIX) {
 		unix_text((const void *)socket, length, text, room);
 	} else {

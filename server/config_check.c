@@ -349,7 +349,14 @@ check_listen(struct config *config, const char *protocol, struct conf_listen *li
 		else if (!address_parse(listens[i].address, &address, &error))
 			config_problem(config, path, "%s %s: %s", protocol, listens[i].address,
 				error.text);
-		else if (address.is_unix && strcmp(protocol, "iscsi") == 0)
+		else if (address.tls && strcmp(protocol, "nbd") == 0)
+			config_problem(config, path,
+				"nbd %s: NBD's clients ask for TLS themselves: see --tls",
+				listens[i].address);
+		else if (address.tls && !config->conf.tls_certificate && !config->conf.tls_psk)
+			config_problem(config, path, "iscsi %s: TLS needs a certificate or a PSK file",
+				listens[i].address);
+		else if ((address.is_unix || address.is_vsock) && strcmp(protocol, "iscsi") == 0)
 			config_problem(config, path, "iscsi %s: iSCSI is served over TCP only",
 				listens[i].address);
 		for (size_t j = 0; listens[i].address && j < i; j++)
@@ -359,7 +366,8 @@ check_listen(struct config *config, const char *protocol, struct conf_listen *li
 					listens[i].address);
 		path_of(path, "%s.listen[%zu].advertise", protocol, i);
 		if (listens[i].advertise &&
-			(!address_parse(listens[i].advertise, &address, &error) || address.is_unix))
+			(!address_parse(listens[i].advertise, &address, &error) ||
+				address.is_unix || address.is_vsock || address.tls))
 			config_problem(config, path, "advertise: \"%s\" is not HOST:PORT",
 				listens[i].advertise);
 	}
@@ -370,7 +378,9 @@ default_listen(struct config *config, const char *protocol, const char *address)
 {
 	char path[80];
 
-	if (!config_where(config, path_of(path, "%s.listen", protocol)))
+	/* Whoever passes sockets, or is the one client, wants no others. */
+	if (!config->conf.passed && !config->conf.stdio &&
+		!config_where(config, path_of(path, "%s.listen", protocol)))
 		config_add_listen(config, protocol, address);
 }
 
@@ -392,6 +402,10 @@ config_finish(struct config *config)
 
 	default_listen(config, "nbd", "127.0.0.1:10809");
 	default_listen(config, "iscsi", "127.0.0.1:3260");
+	if (conf->loops == 0 && conf->stdio)
+		conf->loops = 1;
+	if (!conf->control && conf->stdio && !(conf->control = strdup("none")))
+		config->no_memory = true;
 	if (conf->loops == 0)
 		conf->loops = count_cores();
 	if (conf->nvolumes == 0 && config->nproblems == 0)
@@ -405,10 +419,14 @@ config_finish(struct config *config)
 	check_tls(config);
 	check_listen(config, "nbd", conf->nbd_listen, conf->nnbd_listen);
 	check_listen(config, "iscsi", conf->iscsi_listen, conf->niscsi_listen);
-	if (conf->nnbd_listen + conf->niscsi_listen == 0)
+	if (conf->stdio && conf->nnbd_listen + conf->niscsi_listen > 0)
+		config_usage(config, "--stdio serves nothing else: say --nbd none --iscsi none");
+	if (conf->stdio && conf->passed > 0)
+		config_usage(config, "--stdio serves nothing else, and LISTEN_FDS passes sockets");
+	if (conf->nnbd_listen + conf->niscsi_listen + conf->passed == 0 && !conf->stdio)
 		config_usage(config,
 			"neither NBD nor iSCSI is served: give --nbd or --iscsi an address");
-	if (conf->nnbd_listen + conf->niscsi_listen > LIMIT_LISTENERS)
+	if (conf->nnbd_listen + conf->niscsi_listen + conf->passed > LIMIT_LISTENERS)
 		config_usage(config, "more than %d listeners", LIMIT_LISTENERS);
 	/* Their places are no longer needed; the catalogue wants ascending numbers. */
 	for (size_t i = 0; i < conf->ntargets; i++)

@@ -63,7 +63,7 @@ static const char *const tls_modes[] = {"", "off", "allow", "require", NULL};
 
 static const struct config_key nbd_listen_keys[] = {
 	{"address", KEY_TEXT, IN(conf_listen, address),
-		.help = "HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME (abstract)."},
+		.help = "HOST:PORT, [V6]:PORT, unix:PATH, unix:@NAME (abstract) or vsock:PORT."},
 	{0},
 };
 
@@ -107,7 +107,7 @@ static const struct config_key nbd_keys[] = {
 static const struct config_section nbd_section = {"nbd", "nbd", SECTION_GROUP, .keys = nbd_keys};
 
 static const struct config_key iscsi_listen_keys[] = {
-	{"address", KEY_TEXT, IN(conf_listen, address), .help = "HOST:PORT or [V6]:PORT."},
+	{"address", KEY_TEXT, IN(conf_listen, address), .help = "HOST:PORT or [V6]:PORT; with tls: before it, TLS from the first byte."},
 	{"group", KEY_U16, IN(conf_listen, group), .min = 1, .max = 65535, .fallback = "1",
 		.help = "Target portal group tag."},
 	{"advertise", KEY_TEXT, IN(conf_listen, advertise),

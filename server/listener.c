@@ -21,10 +21,11 @@
 
 struct listener {
 	const struct frontend *frontend;
-	const struct conf_listen *conf;
+	const struct conf_listen *conf; /* NULL: passed to us */
 	struct sockaddr_storage socket;
 	socklen_t length;
 	int fd;
+	bool tls;
 	char text[ADDRESS_TEXT]; /* as bound */
 	struct portal *portal;   /* iSCSI */
 	struct reception reception;
@@ -49,31 +50,32 @@ list_volumes(const struct conf *conf, char *text, size_t room)
 
 /* Nobody gets to the volumes whom we do not know. */
 static bool
-is_protected(const struct conf *conf, const struct frontend *frontend)
+is_protected(const struct conf *conf, const struct frontend *frontend, bool tls)
 {
-	return frontend == &nbd_frontend && conf->tls == TLS_REQUIRE && secure_verifies();
+	return secure_verifies() && (frontend == &nbd_frontend ? conf->tls == TLS_REQUIRE : tls);
 }
 
 static int
-add_listener(const struct conf *conf, const struct frontend *frontend,
-	const struct conf_listen *listen, const void *socket, socklen_t length, struct error *error)
+add_listener(const struct conf *conf, const struct listener *new, const char *name,
+	const void *socket, struct error *error)
 {
 	struct listener *listener = &listeners[nlisteners];
+	const struct frontend *frontend = new->frontend;
 	char volumes[256];
 
 	if (nlisteners == LIMIT_LISTENERS)
 		return error_set(error, -ENOSPC, "%s %s: more than %d listeners", frontend->name,
-			listen->address, LIMIT_LISTENERS);
-	if (!conf->insecure && !address_is_local(socket) && !is_protected(conf, frontend)) {
+			name, LIMIT_LISTENERS);
+	if (!conf->insecure && !address_is_local(socket) &&
+		!is_protected(conf, frontend, new->tls)) {
 		list_volumes(conf, volumes, sizeof(volumes));
 		return error_set(error, -EACCES,
 			"%s %s would offer %s to everyone: add CHAP, TLS with verified peers or an "
 			"access rule, or say --insecure",
-			frontend->name, listen->address, volumes);
+			frontend->name, name, volumes);
 	}
-	*listener =
-		(struct listener){.frontend = frontend, .conf = listen, .length = length, .fd = -1};
-	memcpy(&listener->socket, socket, length);
+	*listener = *new;
+	memcpy(&listener->socket, socket, new->length);
 	nlisteners++;
 	return 0;
 }
@@ -91,8 +93,15 @@ resolve_name(const struct conf *conf, const struct frontend *frontend,
 	if (rc != 0)
 		return error_set(error, -ENOENT, "%s %s: %s", frontend->name, listen->address,
 			rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));
-	for (info = found; rc == 0 && info; info = info->ai_next)
-		rc = add_listener(conf, frontend, listen, info->ai_addr, info->ai_addrlen, error);
+	for (info = found; rc == 0 && info; info = info->ai_next) {
+		struct listener new = {.frontend = frontend,
+			.conf = listen,
+			.length = info->ai_addrlen,
+			.fd = -1,
+			.tls = address->tls};
+
+		rc = add_listener(conf, &new, listen->address, info->ai_addr, error);
+	}
 	freeaddrinfo(found);
 	return rc;
 }
@@ -105,15 +114,47 @@ resolve_all(const struct conf *conf, const struct frontend *frontend,
 	int rc = 0;
 
 	for (size_t i = 0; rc == 0 && i < count; i++) {
+		struct listener new = {.frontend = frontend, .conf = &listens[i], .fd = -1};
+
 		/* config_finish() has parsed it once. */
 		if (!address_parse(listens[i].address, &address, error))
 			return -EINVAL;
+		new.length = address.is_unix ? address.local_length : sizeof(address.vm);
 		if (address.is_unix)
-			rc = add_listener(conf, frontend, &listens[i], &address.local,
-				address.local_length, error);
+			rc = add_listener(conf, &new, listens[i].address, &address.local, error);
+		else if (address.is_vsock)
+			rc = add_listener(conf, &new, listens[i].address, &address.vm, error);
 		else
 			rc = resolve_name(conf, frontend, &listens[i], &address, error);
 	}
+	return rc;
+}
+
+static int
+adopt_socket(const struct conf *conf, const struct passed_socket *passed, struct error *error)
+{
+	struct listener new = {.frontend = passed->iscsi ? &iscsi_frontend : &nbd_frontend,
+		.length = sizeof(new.socket),
+		.fd = passed->fd};
+	char name[ADDRESS_TEXT];
+	struct sockaddr_storage socket = {0};
+
+	if (getsockname(passed->fd, (void *)&socket, &new.length) < 0)
+		return error_set(error, -errno, "LISTEN_FDS: descriptor %d: %m", passed->fd);
+	address_text((void *)&socket, new.length, name, sizeof(name));
+	if (passed->iscsi && socket.ss_family != AF_INET && socket.ss_family != AF_INET6)
+		return error_set(error, -EINVAL, "iscsi %s: iSCSI is served over TCP only", name);
+	return add_listener(conf, &new, name, &socket, error);
+}
+
+int
+listeners_adopt(const struct conf *conf, const struct passed_socket *sockets, size_t count,
+	struct error *error)
+{
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < count; i++)
+		rc = adopt_socket(conf, &sockets[i], error);
 	return rc;
 }
 
@@ -166,14 +207,14 @@ bind_tcp(struct listener *listener, struct error *error)
 	int rc;
 
 	/* A name with several addresses and port 0: one port for all. */
-	if (listener > listeners && listener[-1].conf == listener->conf &&
+	if (listener > listeners && listener->conf && listener[-1].conf == listener->conf &&
 		*find_port(&listener->socket) == 0)
 		*find_port(&listener->socket) = *find_port(&listener[-1].socket);
 	rc = listen_tcp(listener);
 	if (rc == 0)
 		return 0;
 	address_text(socket, listener->length, text, sizeof(text));
-	if (rc == -EADDRINUSE)
+	if (rc == -EADDRINUSE && socket->sa_family != AF_VSOCK)
 		return error_set(error, rc, "%s %s: address in use%s", listener->frontend->name,
 			text, diagnose_port(socket, holder, sizeof(holder)));
 	return error_set(error, rc, "%s %s: %s", listener->frontend->name, text, strerror(-rc));
@@ -191,13 +232,21 @@ bind_unix(struct listener *listener, struct error *error)
 	return error_set(error, listener->fd, "%s %.400s", listener->frontend->name, cause.text);
 }
 
+static int
+bind_listener(struct listener *listener, struct error *error)
+{
+	if (!listener->conf)
+		return 0;
+	return listener->socket.ss_family == AF_UNIX ? bind_unix(listener, error)
+						     : bind_tcp(listener, error);
+}
+
 int
 listeners_bind(struct error *error)
 {
 	for (size_t i = 0; i < nlisteners; i++) {
 		struct listener *listener = &listeners[i];
-		int rc = listener->socket.ss_family == AF_UNIX ? bind_unix(listener, error)
-							       : bind_tcp(listener, error);
+		int rc = bind_listener(listener, error);
 
 		if (rc)
 			return rc;
@@ -209,8 +258,9 @@ listeners_bind(struct error *error)
 			continue;
 		listener->portal = &portals[nportals];
 		portals[nportals] = (struct portal){.address = listener->text,
-			.advertise = listener->conf->advertise,
-			.group = listener->conf->group,
+			.advertise = listener->conf ? listener->conf->advertise : NULL,
+			.group = listener->conf ? listener->conf->group : 1,
+			.tls = listener->tls,
 			.relative_id = (uint16_t)(nportals + 1)};
 		nportals++;
 	}
@@ -262,8 +312,8 @@ void
 listeners_print(const struct catalogue *catalogue)
 {
 	for (size_t i = 0; i < nlisteners; i++) {
-		int width = dprintf(
-			STDERR_FILENO, "%s %s", listeners[i].frontend->name, listeners[i].text);
+		int width = dprintf(STDERR_FILENO, "%s %s%s", listeners[i].frontend->name,
+			listeners[i].tls ? "tls:" : "", listeners[i].text);
 
 		dprintf(STDERR_FILENO, "%*s", width < 34 ? 35 - width : 1, "");
 		print_offer(&listeners[i], catalogue);
@@ -287,7 +337,8 @@ listeners_stop(void)
 		reception_stop(&listener->reception);
 		if (listener->fd < 0)
 			continue;
-		if (listener->socket.ss_family == AF_UNIX)
+		/* A passed socket's file is whoever's made it. */
+		if (listener->socket.ss_family == AF_UNIX && listener->conf)
 			unix_close(listener->fd);
 		else
 			close(listener->fd);

@@ -7,12 +7,17 @@
 
 #include <stddef.h>
 
+#include "activation.h"
 #include "catalogue.h"
 #include "conf.h"
 #include "log.h"
 
-/* Looks names up and refuses what would be open to everyone. *error names the address. 0 or -errno.
+/*
+ * Looks names up and refuses what would be open to everyone. *error names the address. 0 or -errno.
+ * The first takes sockets that listen already, and owns them from here on.
  */
+int listeners_adopt(const struct conf *conf, const struct passed_socket *sockets, size_t count,
+	struct error *error);
 int listeners_resolve(const struct conf *conf, struct error *error);
 
 /* Binds and listens; clients wait until listeners_start(). 0 or -errno. */

@@ -16,7 +16,9 @@
 #include <systemd/sd-daemon.h>
 #endif
 
+#include "activation.h"
 #include "catalogue_build.h"
+#include "check.h"
 #include "config_load.h"
 #include "control.h"
 #include "frontend.h"
@@ -28,6 +30,7 @@
 #include "options.h"
 #include "secure.h"
 #include "shutdown.h"
+#include "stdio_conn.h"
 #include "volumes.h"
 #include "words.h"
 #include "work.h"
@@ -91,6 +94,18 @@ print_banner(const struct conf *conf, uint64_t descriptors)
 	}
 }
 
+/* What is offered where, and that it is. */
+static void
+print_start(const struct conf *conf, uint64_t descriptors)
+{
+	const struct catalogue *catalogue = catalogue_get();
+
+	print_banner(conf, descriptors);
+	listeners_print(catalogue);
+	catalogue_put(catalogue);
+	dprintf(STDERR_FILENO, "ready\n");
+}
+
 static void
 sample_volumes(struct loop_sweep *sweep, uint64_t now)
 {
@@ -103,7 +118,6 @@ static int
 serve(const struct conf *conf, uint64_t descriptors, struct error *error)
 {
 	struct loop_sweep sweep = {.sweep = sample_volumes};
-	const struct catalogue *catalogue;
 	const struct portal *portals;
 	size_t nportals;
 	int rc;
@@ -116,19 +130,19 @@ serve(const struct conf *conf, uint64_t descriptors, struct error *error)
 		rc = control_start();
 	if (rc == 0)
 		rc = listeners_start(conf->connections);
+	if (rc == 0 && conf->stdio)
+		rc = stdio_start(error);
 	if (rc == 0) {
 		loop_sweep_add(loop_main(), &sweep);
-		print_banner(conf, descriptors);
-		catalogue = catalogue_get();
-		listeners_print(catalogue);
-		catalogue_put(catalogue);
-		dprintf(STDERR_FILENO, "ready\n");
+		if (!conf->stdio)
+			print_start(conf, descriptors);
 #ifdef HAVE_LIBSYSTEMD
 		sd_notify(0, "READY=1");
 #endif
 		loop_run_main();
+		control_changes_finish();
 		loop_sweep_remove(loop_main(), &sweep);
-	} else {
+	} else if (!error->text[0]) {
 		error_set(error, rc, "%s", strerror(-rc));
 	}
 	listeners_stop();
@@ -179,15 +193,19 @@ stop_layers(void)
 }
 
 static int
-run_daemon(const struct conf *conf)
+run_daemon(const struct conf *conf, const struct passed_socket *passed)
 {
 	struct error error = {.text = ""};
 	uint64_t descriptors;
 	int rc;
 
 	signals_block();
+	if (conf->stdio)
+		stdio_spare_stderr();
 	descriptors = raise_descriptors(conf->connections);
 	rc = secure_load(conf, &error);
+	if (rc == 0)
+		rc = listeners_adopt(conf, passed, conf->passed, &error);
 	if (rc == 0)
 		rc = listeners_resolve(conf, &error);
 	if (rc == 0)
@@ -205,7 +223,7 @@ run_daemon(const struct conf *conf)
 	secure_unload();
 	if (rc)
 		fprintf(stderr, "slabd: %s\n", error.text);
-	else if (shutdown_begun())
+	else if (shutdown_begun() && !conf->stdio)
 		dprintf(STDERR_FILENO, " stopped\n");
 	return rc ? 1 : 0;
 }
@@ -214,7 +232,6 @@ static int
 check_files_and_addresses(const struct conf *conf)
 {
 	struct error error;
-
 	int rc = secure_load(conf, &error);
 
 	if (rc == 0)
@@ -229,14 +246,22 @@ check_files_and_addresses(const struct conf *conf)
 int
 main(int argc, char **argv)
 {
+	struct passed_socket passed[LIMIT_LISTENERS];
 	struct config config;
 	enum options_action action;
-	int status = 0;
+	struct error error;
+	int status = 0, count;
 
 	if (!config_init(&config)) {
 		fprintf(stderr, "slabd: out of memory\n");
 		return 1;
 	}
+	count = activation_take(passed, ARRAY_SIZE(passed), &error);
+	if (count < 0) {
+		fprintf(stderr, "slabd: %s\n", error.text);
+		return 1;
+	}
+	config.conf.passed = (unsigned)count;
 	action = options_parse(argc, argv, &config);
 	if (action == OPTIONS_HELP) {
 		options_help();
@@ -250,7 +275,7 @@ main(int argc, char **argv)
 	} else if (action == OPTIONS_CHECK) {
 		status = check_files_and_addresses(&config.conf);
 	} else {
-		status = run_daemon(&config.conf);
+		status = run_daemon(&config.conf, passed);
 	}
 	config_free(&config);
 	return status;

@@ -21,6 +21,7 @@ enum {
 	OPTION_PRINT,
 	OPTION_VERSION,
 	OPTION_HELP,
+	OPTION_STDIO,
 	OPTION_TLS,
 	OPTION_TLS_CERT,
 	OPTION_TLS_KEY,
@@ -46,7 +47,7 @@ static const struct option long_options[] = {
 	{"tls-key", required_argument, NULL, OPTION_TLS_KEY},
 	{"tls-ca", required_argument, NULL, OPTION_TLS_CA},
 	{"tls-psk", required_argument, NULL, OPTION_TLS_PSK},
-	{"stdio", no_argument, NULL, OPTION_LATER},
+	{"stdio", no_argument, NULL, OPTION_STDIO},
 	{"state", required_argument, NULL, OPTION_LATER},
 	{0},
 };
@@ -66,9 +67,9 @@ options_help(void)
 	      "\n"
 	      "Options:\n"
 	      "  -c, --config FILE   a slabd.yaml(5); the command line adds to it\n"
-	      "      --nbd ADDR      HOST:PORT, [V6]:PORT, unix:PATH or none; may be repeated;\n"
-	      "                      default 127.0.0.1:10809\n"
-	      "      --iscsi ADDR    HOST:PORT, [V6]:PORT or none; may be repeated;\n"
+	      "      --nbd ADDR      HOST:PORT, [V6]:PORT, unix:PATH, unix:@NAME, vsock:PORT or\n"
+	      "                      none; may be repeated; default 127.0.0.1:10809\n"
+	      "      --iscsi ADDR    HOST:PORT, [V6]:PORT, tls:HOST:PORT or none; may be repeated;\n"
 	      "                      default 127.0.0.1:3260\n"
 	      "      --control PATH  socket for slabctl(8), or none; default\n"
 	      "                      $XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock\n"
@@ -78,6 +79,7 @@ options_help(void)
 	      "                      PEM certificate and its key, which only its owner may read\n"
 	      "      --tls-ca FILE   PEM; clients need a certificate that it signed\n"
 	      "      --tls-psk FILE  pre-shared keys, a line IDENTITY:HEXKEY each\n"
+	      "      --stdio         serve one NBD connection on standard input and output\n"
 	      "      --insecure      serve beyond this machine although nothing protects the volumes\n"
 	      "      --loops N       event loops; default one per core\n"
 	      "      --check-config  only say what is wrong with the configuration\n"
@@ -175,6 +177,9 @@ apply(struct config *config, int code, int index, enum options_action *action)
 		break;
 	case OPTION_HELP:
 		*action = OPTIONS_HELP;
+		break;
+	case OPTION_STDIO:
+		config->conf.stdio = true;
 		break;
 	case OPTION_TLS:
 		set_tls(config, "mode", "--tls", optarg);

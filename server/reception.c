@@ -7,10 +7,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "catalogue.h"
 #include "check.h"
 #include "headcount.h"
 #include "limits.h"
 #include "log.h"
+#include "secure.h"
 
 #define WARN_EVERY (10 * SECOND_NS)
 #define PAUSE      SECOND_NS
@@ -34,24 +36,30 @@ take_handed(struct loop_task *task)
 	free(handed);
 }
 
-static void
-hand_over(struct reception *reception, int fd)
+void
+reception_hand_over(const struct frontend *frontend, const struct portal *portal, int fd,
+	struct tls_context *secure)
 {
 	struct handed *handed = calloc(1, sizeof(*handed));
 	struct stream *stream = handed ? stream_plain_new(fd) : NULL;
+	struct stream *outer = stream;
 	unsigned index = headcount_least_loop();
 
-	if (!stream) {
-		if (!handed)
+	if (stream && secure)
+		outer = stream_tls_new(stream, secure);
+	if (!outer) {
+		if (stream)
+			stream_close(stream);
+		else if (!handed)
 			close(fd);
 		free(handed);
 		return;
 	}
 	headcount_add(stream, index);
 	*handed = (struct handed){.task = {.run = take_handed},
-		.frontend = reception->frontend,
-		.portal = reception->portal,
-		.stream = stream};
+		.frontend = frontend,
+		.portal = portal,
+		.stream = outer};
 	loop_post(loop_by_index(index), &handed->task);
 }
 
@@ -99,7 +107,9 @@ accept_some(struct loop_watch *watch, unsigned events)
 			close(fd);
 			warn_seldom(reception, "refused", "the limit of connections is reached");
 		} else if (fd >= 0) {
-			hand_over(reception, fd);
+			reception_hand_over(reception->frontend, reception->portal, fd,
+				reception->portal && reception->portal->tls ? secure_context()
+									    : NULL);
 		} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
 			   errno == ENOMEM) {
 			warn_seldom(reception, "could not accept", strerror(errno));

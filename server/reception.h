@@ -6,6 +6,7 @@
 
 #include "frontend.h"
 #include "loop.h"
+#include "tls.h"
 
 struct reception {
 	struct loop_watch watch;
@@ -18,6 +19,10 @@ struct reception {
 	unsigned unreported; /* refused since */
 	bool started;
 };
+
+/* Hands a connected socket to the loop with fewest connections; secure: TLS from the first byte. */
+void reception_hand_over(const struct frontend *frontend, const struct portal *portal, int fd,
+	struct tls_context *secure);
 
 /* Refuses what would be more than `connections`, counted over all receptions. 0 or -errno. */
 int reception_start(struct reception *reception, int fd, const struct frontend *frontend,

@@ -174,9 +174,12 @@ arm_second_signal(void)
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-static void
-begin_drain(void)
+void
+shutdown_begin(bool silent)
 {
+	if (drain.begun)
+		return;
+	drain.announced = silent;
 	drain.begun = true;
 	drain.deadline = clock_now() + LIMIT_DRAIN;
 	drain.gather.done = loops_answered;
@@ -202,7 +205,7 @@ on_signal(struct loop_watch *watch, unsigned events)
 	else if (drain.begun)
 		_exit(1);
 	else
-		begin_drain();
+		shutdown_begin(false);
 }
 
 int

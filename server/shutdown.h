@@ -16,6 +16,9 @@ void signals_block(void);
 int signals_watch(void);
 void signals_unwatch(void);
 
+/* What the first signal does; `silent`: saying nothing of it. Main loop. */
+void shutdown_begin(bool silent);
+
 /* True once a drain was begun; its line on stderr waits for its end. */
 bool shutdown_begun(void);
 

@@ -57,11 +57,21 @@ fails 2 'slabd: a TLS certificate without its key: give --tls-key (tls: key)' \
 	--tls-cert "$made/c" a=memory:1G
 fails 1 "slabd: PSK file $made/no.psk: No such file or directory" --tls-psk "$made/no.psk" a=memory:1G
 
+fails 2 "slabd: nbd tls:127.0.0.1:1: NBD's clients ask for TLS themselves: see --tls" \
+	--nbd tls:127.0.0.1:1 a=memory:1G
+fails 2 'slabd: iscsi tls:127.0.0.1:1: TLS needs a certificate or a PSK file' \
+	--iscsi tls:127.0.0.1:1 a=memory:1G
+
+# Transports; what they carry is interop_transports' matter.
+fails 2 'slabd: --stdio serves nothing else: say --nbd none --iscsi none' \
+	--stdio --nbd 127.0.0.1:0 a=memory:1G
+fails 2 'slabd: nbd vsock:x: "x" is not a vsock port (1 to 4294967294)' --nbd vsock:x a=memory:1G
+fails 1 'slabd: nbd vsock:1 would offer a to everyone: add CHAP, TLS with verified peers or an access rule, or say --insecure' \
+	--nbd vsock:1 a=memory:1G
+
 # What is not there yet says so.
 fails 2 'slabd: --state: not there yet in this version' --state x a=memory:1G
-fails 2 'slabd: --stdio: not there yet in this version' --stdio a=memory:1G
 fails 2 'slabd: --metrics: not there yet in this version' --metrics 127.0.0.1:9000 a=memory:1G
-fails 2 'slabd: nbd vsock:1: vsock: not there yet in this version' --nbd vsock:1 a=memory:1G
 
 # Failures: 1, and nothing is left of what came before.
 fails 1 "slabd: volume web: $made/no.img: No such file or directory (give size= to create it)" \

@@ -59,11 +59,36 @@ unix_addresses_are_taken_apart(void **state)
 }
 
 static void
+vsock_and_tls_are_taken_apart(void **state)
+{
+	struct address address;
+	struct error error;
+	char text[64];
+
+	(void)state;
+	assert_true(address_parse("vsock:10809", &address, &error));
+	assert_true(address.is_vsock);
+	assert_false(address.is_unix || address.tls);
+	assert_int_equal(address.vm.svm_port, 10809);
+	assert_true(address.vm.svm_cid == VMADDR_CID_ANY);
+	address_text((void *)&address.vm, sizeof(address.vm), text, sizeof(text));
+	assert_string_equal(text, "vsock:10809");
+	assert_false(address_is_local((void *)&address.vm));
+	assert_true(address_parse("tls:127.0.0.1:3260", &address, &error));
+	assert_true(address.tls);
+	assert_string_equal(address.host, "127.0.0.1");
+	assert_string_equal(address.port, "3260");
+	assert_true(address_parse("tls:[::1]:0", &address, &error));
+	assert_string_equal(address.host, "::1");
+}
+
+static void
 what_is_no_address_is_refused(void **state)
 {
 	static const char *const bad[] = {"", "x", ":1", "127.0.0.1",
 		"127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:x", "::1:1", "[::1]",
-		"[]:1", "[::1:1", "unix:", "unix:@", "vsock:1", "tls:127.0.0.1:1"};
+		"[]:1", "[::1:1", "unix:", "unix:@", "vsock:", "vsock:0", "vsock:4294967295",
+		"vsock:x", "vsock:2:1", "tls:", "tls:1", "tls::1", "tls:127.0.0.1", "tls:unix:/x"};
 	struct address address;
 	struct error error;
 
@@ -113,6 +138,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(tcp_addresses_are_taken_apart),
 		cmocka_unit_test(unix_addresses_are_taken_apart),
+		cmocka_unit_test(vsock_and_tls_are_taken_apart),
 		cmocka_unit_test(what_is_no_address_is_refused),
 		cmocka_unit_test(only_loopback_is_local),
 	};
