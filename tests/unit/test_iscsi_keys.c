@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -345,6 +346,31 @@ test_describe(void **state)
 				  "512 to 16777215, default 8192, ours 262144 | connection |");
 }
 
+/* The manual's table is the code's. */
+static void
+test_readme_has_each_row(void **state)
+{
+	const char *source = getenv("SLABD_SOURCE");
+	static char readme[64 * 1024];
+	char path[4096], line[256];
+	size_t length;
+	FILE *file;
+
+	(void)state;
+	if (!source)
+		skip();
+	snprintf(path, sizeof(path), "%s/protocols/iscsi/README.md", source);
+	file = fopen(path, "r");
+	assert_non_null(file);
+	length = fread(readme, 1, sizeof(readme) - 1, file);
+	fclose(file);
+	readme[length] = '\0';
+	for (unsigned row = 0; iscsi_key_describe(row, line, sizeof(line)); row++) {
+		if (!strstr(readme, line))
+			fail_msg("README.md lacks: %s", line);
+	}
+}
+
 int
 main(void)
 {
@@ -359,6 +385,7 @@ main(void)
 		cmocka_unit_test(test_malformed_text),
 		cmocka_unit_test(test_random_text),
 		cmocka_unit_test(test_describe),
+		cmocka_unit_test(test_readme_has_each_row),
 	};
 
 	return cmocka_run_group_tests_name("iscsi_keys", tests, NULL, NULL);
