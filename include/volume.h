@@ -17,6 +17,8 @@ struct blk_driver;
  * the default, 75 % of the machine's or cgroup's memory. 0 or -ENOMEM. */
 int storage_start(uint64_t memory_cap);
 void storage_stop(void);
+/* How files and devices are read and written: "io_uring", or "workers (WHY)". */
+const char *storage_engine(void);
 uint64_t storage_memory_cap(void);
 uint64_t storage_memory_used(void); /* any thread */
 
@@ -72,6 +74,7 @@ struct volume_stats {
 	char detail[128]; /* the driver's describe() */
 	uint64_t operations[BLK_OPS], errors;
 	uint64_t bytes_read, bytes_written;
+	uint64_t rmw_ops, bounced_bytes; /* of requests that were not aligned */
 	struct histogram read, write; /* nanoseconds, all loops together */
 };
 

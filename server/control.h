@@ -41,6 +41,12 @@ void control_remove(struct control_client *client, const struct conf *conf, json
 /* Ends what removals still wait for. */
 void control_volumes_stop(void);
 
+/* control_changes.c */
+void control_resize(struct control_client *client, const struct conf *conf, json_t *request);
+void control_clear(struct control_client *client, const struct conf *conf, json_t *request);
+/* Runs the main loop until those that are being made have ended: workers have their volumes. */
+void control_changes_finish(void);
+
 /* The answer. `result` is taken over; NULL says that there was no memory for it. */
 void control_answer(struct control_client *client, json_t *result);
 void control_refuse(struct control_client *client, const char *format, ...)

@@ -98,9 +98,9 @@ answer_status(struct gather *gather)
 	listeners_visit(add_listener, listeners);
 	getrlimit(RLIMIT_NOFILE, &descriptors);
 	control_answer(question->client,
-		json_pack("{s:s, s:i, s:f, s:i, s:i, s:i, s:I, s:I, s:I, s:s?, s:o, s:o}",
+		json_pack("{s:s, s:i, s:f, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:s?, s:o, s:o}",
 			"version", PACKAGE_VERSION, "pid", (int)getpid(), "uptime",
-			to_seconds(control_uptime()), "volumes", volumes, "connections",
+			to_seconds(control_uptime()), "io", storage_engine(), "volumes", volumes, "connections",
 			(int)headcount_total(), "connections_limit",
 			(int)question->conf->connections, "memory_used",
 			to_json(storage_memory_used()), "memory_cap", to_json(storage_memory_cap()),
@@ -155,8 +155,9 @@ count_volume(const struct served_volume *served)
 	}
 	if (row)
 		json_object_update_new(row,
-			json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "errors",
-				to_json(stats.errors), "bytes_read", to_json(stats.bytes_read),
+			json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}",
+				"errors", to_json(stats.errors), "rmw_ops", to_json(stats.rmw_ops),
+				"bounced_bytes", to_json(stats.bounced_bytes), "bytes_read", to_json(stats.bytes_read),
 				"bytes_written", to_json(stats.bytes_written), "p50_read",
 				to_seconds(histogram_quantile(&stats.read, 500)), "p99_read",
 				to_seconds(histogram_quantile(&stats.read, 990)), "p999_read",
@@ -276,8 +277,8 @@ static const struct command {
 	{"slabs", command_slabs},
 	{"add", control_add},
 	{"remove", control_remove},
-	{"resize", NULL},
-	{"clear", NULL},
+	{"resize", control_resize},
+	{"clear", control_clear},
 	{"snapshot", NULL},
 	{"save", NULL},
 	{"load", NULL},

@@ -53,7 +53,11 @@ print_version(void)
 	printf("  systemd    no\n");
 #endif
 	printf("  TLS        %s\n", tls_library());
-	printf("  io_uring   not there yet\n");
+#ifdef HAVE_LIBURING
+	printf("  io_uring   yes\n");
+#else
+	printf("  io_uring   no\n");
+#endif
 #ifdef SANITIZERS
 	printf("  sanitizers %s\n", SANITIZERS);
 #endif
@@ -83,9 +87,9 @@ print_banner(const struct conf *conf, uint64_t descriptors)
 	struct volume_stats stats;
 	char size[32];
 
-	dprintf(STDERR_FILENO, "slabd %s · %u loop%s · %u connections · %llu descriptors\n",
-		PACKAGE_VERSION, conf->loops, conf->loops == 1 ? "" : "s", conf->connections,
-		(unsigned long long)descriptors);
+	dprintf(STDERR_FILENO, "slabd %s · %u loop%s · %s · %u connections · %llu descriptors\n",
+		PACKAGE_VERSION, conf->loops, conf->loops == 1 ? "" : "s", storage_engine(),
+		conf->connections, (unsigned long long)descriptors);
 	TAILQ_FOREACH(served, volumes_list(), link) {
 		volume_get_stats(served->volume, &stats);
 		dprintf(STDERR_FILENO, "  volume %-10s %-8s %-10s %s\n",
@@ -111,6 +115,7 @@ sample_volumes(struct loop_sweep *sweep, uint64_t now)
 {
 	(void)sweep;
 	volumes_sample(now);
+	volumes_look();
 }
 
 /* Everything is open; from here on clients are served. */

@@ -61,6 +61,7 @@ options_help(void)
 	      "Volumes:\n"
 	      "  disk0=memory:1G                  sparse memory, gone at the end\n"
 	      "  web=file:/srv/web.img,size=10G   a file, created when a size is given\n"
+	      "  db=device:/dev/sdb               a disk, partition or loop device\n"
 	      "  nil=null:1T                      reads zeroes, forgets what is written\n"
 	      "  KEY: size block_size physical_block_size read_only direct prealloc removable rotational\n"
 	      "       serial vendor product; sizes take K, M, G, T and P\n"

@@ -50,6 +50,8 @@ static const struct column stats_columns[] = {
 	{"DISCARDS", "discards", CELL_NUMBER, NULL},
 	{"FLUSHES", "flushes", CELL_NUMBER, NULL},
 	{"ERRORS", "errors", CELL_NUMBER, NULL},
+	{"RMW_OPS", "rmw_ops", CELL_NUMBER, NULL},
+	{"BOUNCED", "bounced_bytes", CELL_BYTES, NULL},
 	{"READ", "bytes_read", CELL_BYTES, NULL},
 	{"WRITTEN", "bytes_written", CELL_BYTES, NULL},
 	{"P50 READ", "p50_read", CELL_SECONDS, NULL},
@@ -74,6 +76,7 @@ static const struct column status_columns[] = {
 	{"version", "version", CELL_TEXT, NULL},
 	{"pid", "pid", CELL_NUMBER, NULL},
 	{"uptime", "uptime", CELL_AGE, NULL},
+	{"files, devices", "io", CELL_TEXT, NULL},
 	{"volumes", "volumes", CELL_NUMBER, NULL},
 	{"connections", "connections", CELL_NUMBER, NULL},
 	{"  at most", "connections_limit", CELL_NUMBER, NULL},
@@ -143,15 +146,18 @@ show_slabs(const json_t *result, bool colour)
 static const struct command {
 	const char *name;
 	void (*show)(const json_t *result, bool colour); /* NULL: nothing to say when it is done */
-	const char *argument; /* the request's member that the argument becomes; NULL: takes none */
+	const char *arguments[2]; /* the request's members that the arguments become */
+	bool force;               /* takes --force */
 } commands[] = {
-	{"status", show_status, NULL},
-	{"volumes", show_volumes, NULL},
-	{"connections", show_connections, NULL},
-	{"stats", show_stats, NULL},
-	{"slabs", show_slabs, NULL},
-	{"add", NULL, "volume"},
-	{"remove", NULL, "name"},
+	{"status", show_status, {NULL}, false},
+	{"volumes", show_volumes, {NULL}, false},
+	{"connections", show_connections, {NULL}, false},
+	{"stats", show_stats, {NULL}, false},
+	{"slabs", show_slabs, {NULL}, false},
+	{"add", NULL, {"volume"}, false},
+	{"remove", NULL, {"name"}, true},
+	{"resize", NULL, {"name", "size"}, true},
+	{"clear", NULL, {"name"}, false},
 };
 
 static void
@@ -168,6 +174,8 @@ print_help(void)
 	      "  slabs                object caches and the memory they hold\n"
 	      "  add NAME=SPEC        one more volume, as on slabd's command line\n"
 	      "  remove NAME [--force]  take a volume away; --force also from its clients\n"
+	      "  resize NAME SIZE [--force]  make a volume larger; --force also smaller\n"
+	      "  clear NAME           lift the latch of a volume that failed\n"
 	      "\n"
 	      "Options:\n"
 	      "      --socket PATH    default $XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock\n"
@@ -264,7 +272,7 @@ ask(const char *path, const json_t *request)
 }
 
 static int
-run_command(const struct command *command, const char *socket, const char *argument, bool force,
+run_command(const struct command *command, const char *socket, char **arguments, bool force,
 	bool json)
 {
 	json_t *request = json_pack("{s:s}", "command", command->name);
@@ -273,9 +281,13 @@ run_command(const struct command *command, const char *socket, const char *argum
 	json_t *answer;
 	bool colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
 
-	if (request && command->argument &&
-		json_object_set_new(request, command->argument, json_string(argument)) != 0) {
-		fprintf(stderr, "slabctl: %s: \"%s\" is not UTF-8\n", command->name, argument);
+	for (size_t i = 0; request && i < ARRAY_SIZE(command->arguments); i++) {
+		if (!command->arguments[i] ||
+			json_object_set_new(request, command->arguments[i],
+				json_string(arguments[i])) == 0)
+			continue;
+		fprintf(stderr, "slabctl: %s: \"%s\" is not UTF-8\n", command->name,
+			arguments[i]);
 		json_decref(request);
 		return EXIT_USAGE;
 	}
@@ -303,7 +315,7 @@ run_command(const struct command *command, const char *socket, const char *argum
 static int
 complain_about_command(const char *name)
 {
-	static const char *const later[] = {"resize", "clear", "snapshot", "save", "load", "fault",
+	static const char *const later[] = {"snapshot", "save", "load", "fault",
 		"kill", "reload", "events", "top"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(later); i++)
@@ -330,12 +342,13 @@ take_command(int argc, char **argv, const char *socket, bool force, bool json)
 			command = &commands[i];
 	if (!command)
 		return complain_about_command(argv[0]);
-	wanted = command->argument ? 2 : 1;
+	wanted = 1 + (command->arguments[0] != NULL) + (command->arguments[1] != NULL);
 	if (argc < wanted) {
-		fprintf(stderr, "slabctl: %s needs a %s\n", command->name,
+		fprintf(stderr, "slabctl: %s needs a %s%s\n", command->name,
 			strcmp(command->name, "add") == 0
 				? "volume: NAME=BACKEND:ARG[,KEY=VALUE]..."
-				: "volume's name");
+				: "volume's name",
+			wanted == 3 ? " and a size" : "");
 		return EXIT_USAGE;
 	}
 	if (argc > wanted) {
@@ -343,11 +356,11 @@ take_command(int argc, char **argv, const char *socket, bool force, bool json)
 			argv[wanted]);
 		return EXIT_USAGE;
 	}
-	if (force && strcmp(command->name, "remove") != 0) {
-		fprintf(stderr, "slabctl: --force belongs to remove\n");
+	if (force && !command->force) {
+		fprintf(stderr, "slabctl: --force belongs to remove and resize\n");
 		return EXIT_USAGE;
 	}
-	return run_command(command, socket, argc > 1 ? argv[1] : NULL, force, json);
+	return run_command(command, socket, argv + 1, force, json);
 }
 
 int

@@ -122,3 +122,12 @@ volumes_sample(uint64_t now)
 	TAILQ_FOREACH(served, &volumes, link)
 		sample(served, now);
 }
+
+void
+volumes_look(void)
+{
+	struct served_volume *served;
+
+	TAILQ_FOREACH(served, &volumes, link)
+		volume_look(served->volume);
+}

@@ -44,6 +44,9 @@ void volumes_drop(struct served_volume *served);
 /* All references are put. */
 void volumes_close_all(void);
 
+/* Sees whether devices grew or went; about once a second. */
+void volumes_look(void);
+
 /* Takes the rates; to be called about once a second. */
 void volumes_sample(uint64_t now);
 

@@ -6,6 +6,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <inttypes.h>
 
 #include "bytes.h"
 #include "emulation.h"
@@ -187,11 +188,26 @@ next_piece(struct emulation *e)
 	write_zeroes(e);
 }
 
+/* It works and is slow: whoever set the client up may want to know, once. */
+static void
+count_unaligned(const struct emulation *e)
+{
+	struct blk_handle *handle = e->parent->handle;
+
+	if (atomic_load_explicit(&handle->counters.rmw_ops, memory_order_relaxed) == 0)
+		log_warn("%s: volume %s: writes that are not aligned to %" PRIu64
+			 " bytes (%" PRIu64 " at %" PRIu64
+			 "): what shares their blocks is read first",
+			handle->name, e->volume->name, e->volume->align_mask + 1, e->parent->length,
+			e->parent->offset);
+	counter_add(&handle->counters.rmw_ops, 1);
+}
+
 void
 bounce_write(struct emulation *e)
 {
 	if ((e->at | emulation_limit(e)) & e->volume->align_mask) {
-		counter_add(&e->parent->handle->counters.rmw_ops, 1);
+		count_unaligned(e);
 		emulation_freeze(e, FREEZE_WRITES, next_piece);
 	} else {
 		next_piece(e);

@@ -64,7 +64,7 @@ driver_changed(struct loop_task *task)
 		struct error cause = change->error;
 
 		give_up(change, change->rc, cause.text);
-		log_error("%s", change->error.text);
+		log_warn("%s", change->error.text);
 		end_change(change, change->rc);
 		return;
 	}

@@ -113,6 +113,8 @@ start_freezes(struct volume *volume)
 		for (unsigned i = 0; i < LANES; i++)
 			if (atomic_load_explicit(&volume->lanes[i], memory_order_relaxed))
 				freeze->unanswered[i / 64] |= (uint64_t)1 << (i % 64);
+		/* A volume that nobody has opened yet. */
+		try_hold(freeze);
 	}
 	if (started)
 		tell_lanes(volume);

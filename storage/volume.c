@@ -39,6 +39,12 @@ storage_stop(void)
 	emulate_stop();
 }
 
+const char *
+storage_engine(void)
+{
+	return uring_text();
+}
+
 static int
 check_name(const char *name, struct error *error)
 {
@@ -363,6 +369,9 @@ add_counters(struct volume_stats *stats, const struct blk_counters *counters)
 	stats->bytes_read += atomic_load_explicit(&counters->bytes_read, memory_order_relaxed);
 	stats->bytes_written +=
 		atomic_load_explicit(&counters->bytes_written, memory_order_relaxed);
+	stats->rmw_ops += atomic_load_explicit(&counters->rmw_ops, memory_order_relaxed);
+	stats->bounced_bytes +=
+		atomic_load_explicit(&counters->bounced_bytes, memory_order_relaxed);
 }
 
 static void

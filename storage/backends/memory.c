@@ -49,7 +49,7 @@ open_memory(
 		free(memory);
 		return error_set(error, -ENOMEM, "no memory");
 	}
-	memory->size = conf->size;
+	atomic_init(&memory->size, conf->size);
 	tree_init(&memory->tree, (conf->size + CHUNK_SIZE - 1) / CHUNK_SIZE);
 
 	info->size = conf->size;
@@ -261,7 +261,8 @@ unmap_range(struct blk_request *request)
 	struct memory *memory = blk_driver_state(request);
 	uint64_t given = request->offset + request->length;
 	/* The volume's last page ends with it. */
-	uint64_t end = given == memory->size ? round_up(given, CHUNK_PAGE) : given;
+	uint64_t size = atomic_load_explicit(&memory->size, memory_order_relaxed);
+	uint64_t end = given == size ? round_up(given, CHUNK_PAGE) : given;
 	uint64_t first = request->offset / LEAF_SIZE, last = (end - 1) / LEAF_SIZE;
 	uint64_t stripes = min_u64(last - first + 1, STRIPES);
 	unsigned chunks = 0;
@@ -290,6 +291,46 @@ unmap_range(struct blk_request *request)
 	}
 	memory_shrink(memory);
 	blk_complete(request, 0);
+}
+
+/* What lies above `from` goes. Nothing is in flight. */
+static void
+forget_above(struct memory *memory, uint64_t from, uint64_t end)
+{
+	uint64_t last = (end - 1) / LEAF_SIZE;
+
+	for (unsigned i = 0; i < STRIPES; i++) {
+		uint64_t number = from / LEAF_SIZE + i;
+
+		for (;;) {
+			struct stripe *stripe = tree_stripe(&memory->tree, number);
+			struct memory_node *leaf;
+
+			pthread_mutex_lock(&stripe->lock);
+			leaf = tree_next(&memory->tree, &number);
+			if (leaf && number <= last)
+				unmap_leaf(memory, leaf, number, from, end);
+			pthread_mutex_unlock(&stripe->lock);
+			if (!leaf || number + STRIPES > last)
+				break;
+			number += STRIPES;
+		}
+	}
+	memory_shrink(memory);
+}
+
+static int
+resize_memory(void *state, uint64_t size, struct error *error)
+{
+	struct memory *memory = state;
+	uint64_t before = atomic_load(&memory->size);
+
+	if (size < before)
+		forget_above(memory, size, round_up(before, CHUNK_PAGE));
+	else if (tree_grow(&memory->tree, (size + CHUNK_SIZE - 1) / CHUNK_SIZE))
+		return error_set(error, -ENOMEM, "no memory");
+	atomic_store(&memory->size, size);
+	return 0;
 }
 
 /* Bytes that agree, from the chunk's `within` and the vector's `skip` on, at most `length`. */
@@ -421,6 +462,7 @@ const struct blk_driver memory_driver = {
 	.open = open_memory,
 	.close = close_memory,
 	.submit = submit_memory,
+	.resize = resize_memory,
 	.allocated = memory_allocated,
 	.describe = describe_memory,
 };

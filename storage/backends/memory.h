@@ -13,7 +13,7 @@
 struct memory {
 	struct memory_tree tree;
 	struct slab_cache *chunks;
-	uint64_t size;
+	_Atomic uint64_t size;
 	uint64_t slab_size;
 	_Atomic uint64_t used; /* chunks */
 

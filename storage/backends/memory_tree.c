@@ -28,10 +28,22 @@ tree_stop(void)
 	nodes = NULL;
 }
 
+static unsigned
+count_levels(uint64_t chunks)
+{
+	uint64_t keys = (chunks + STRIPES * NODE_SLOTS - 1) / (STRIPES * NODE_SLOTS);
+	unsigned levels = 0;
+
+	while (keys > (uint64_t)1 << (SLOT_BITS * levels))
+		levels++;
+	CHECK(levels <= LEVELS_MAX);
+	return levels;
+}
+
 void
 tree_init(struct memory_tree *tree, uint64_t chunks)
 {
-	uint64_t keys = (chunks + STRIPES * NODE_SLOTS - 1) / (STRIPES * NODE_SLOTS);
+	unsigned levels = count_levels(chunks);
 	pthread_mutexattr_t attr;
 
 	/* What it protects is short: spinning a little beats sleeping. */
@@ -40,17 +52,15 @@ tree_init(struct memory_tree *tree, uint64_t chunks)
 	for (unsigned i = 0; i < STRIPES; i++) {
 		pthread_mutex_init(&tree->stripe[i].lock, &attr);
 		tree->stripe[i].root = NULL;
+		tree->stripe[i].levels = levels;
 	}
 	pthread_mutexattr_destroy(&attr);
-	tree->levels = 0;
-	while (keys > (uint64_t)1 << (SLOT_BITS * tree->levels))
-		tree->levels++;
-	CHECK(tree->levels <= LEVELS_MAX);
 }
 
 static void
-free_stripe(struct stripe *stripe, unsigned levels)
+free_stripe(struct stripe *stripe)
 {
+	unsigned levels = stripe->levels;
 	struct memory_node *path[LEVELS_MAX + 1];
 	unsigned slot[LEVELS_MAX + 1];
 	unsigned depth = 0;
@@ -80,7 +90,7 @@ void
 tree_destroy(struct memory_tree *tree)
 {
 	for (unsigned i = 0; i < STRIPES; i++) {
-		free_stripe(&tree->stripe[i], tree->levels);
+		free_stripe(&tree->stripe[i]);
 		pthread_mutex_destroy(&tree->stripe[i].lock);
 	}
 }
@@ -95,10 +105,11 @@ slot_of(uint64_t key, unsigned level)
 struct memory_node *
 tree_find(const struct memory_tree *tree, uint64_t leaf)
 {
-	struct memory_node *node = tree->stripe[leaf % STRIPES].root;
+	const struct stripe *stripe = &tree->stripe[leaf % STRIPES];
+	struct memory_node *node = stripe->root;
 	uint64_t key = leaf / STRIPES;
 
-	for (unsigned level = tree->levels; level && node; level--)
+	for (unsigned level = stripe->levels; level && node; level--)
 		node = node->child[slot_of(key, level)];
 	return node;
 }
@@ -113,6 +124,39 @@ make_node(void)
 	return node;
 }
 
+/* What is there becomes the first branch of a new root. */
+static int
+raise_stripe(struct stripe *stripe, unsigned levels)
+{
+	for (; stripe->levels < levels; stripe->levels++) {
+		struct memory_node *root;
+
+		if (!stripe->root)
+			continue;
+		root = make_node();
+		if (!root)
+			return -ENOMEM;
+		root->child[0] = stripe->root;
+		root->used = 1;
+		stripe->root = root;
+	}
+	return 0;
+}
+
+int
+tree_grow(struct memory_tree *tree, uint64_t chunks)
+{
+	unsigned levels = count_levels(chunks);
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < STRIPES; i++) {
+		pthread_mutex_lock(&tree->stripe[i].lock);
+		rc = raise_stripe(&tree->stripe[i], levels);
+		pthread_mutex_unlock(&tree->stripe[i].lock);
+	}
+	return rc;
+}
+
 struct memory_node *
 tree_make(struct memory_tree *tree, uint64_t leaf)
 {
@@ -120,7 +164,7 @@ tree_make(struct memory_tree *tree, uint64_t leaf)
 	struct memory_node **link = &stripe->root, *above = NULL;
 	uint64_t key = leaf / STRIPES;
 
-	for (unsigned level = tree->levels;; level--) {
+	for (unsigned level = stripe->levels;; level--) {
 		if (!*link) {
 			*link = make_node();
 			if (!*link) {
@@ -146,7 +190,7 @@ tree_prune(struct memory_tree *tree, uint64_t leaf)
 	unsigned depth = 0;
 
 	path[0] = &stripe->root;
-	for (unsigned level = tree->levels; level && *path[depth]; level--, depth++)
+	for (unsigned level = stripe->levels; level && *path[depth]; level--, depth++)
 		path[depth + 1] = &(*path[depth])->child[slot_of(key, level)];
 	/* From below: *path[d] is the node at depth d, or NULL where tree_make() got no further. */
 	for (;; depth--) {
@@ -169,12 +213,13 @@ struct memory_node *
 tree_next(const struct memory_tree *tree, uint64_t *leaf)
 {
 	uint64_t key = *leaf / STRIPES;
-	uint64_t keys = (uint64_t)1 << (SLOT_BITS * tree->levels);
+	const struct stripe *stripe = &tree->stripe[*leaf % STRIPES];
+	uint64_t keys = (uint64_t)1 << (SLOT_BITS * stripe->levels);
 
 	/* Each round finds a leaf or moves the key past the node where there was none. */
 	while (key < keys) {
-		struct memory_node *node = tree->stripe[*leaf % STRIPES].root;
-		unsigned level = tree->levels;
+		struct memory_node *node = stripe->root;
+		unsigned level = stripe->levels;
 
 		if (!node)
 			return NULL;

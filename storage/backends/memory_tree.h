@@ -37,11 +37,11 @@ struct memory_node {
 struct stripe {
 	_Alignas(64) pthread_mutex_t lock;
 	struct memory_node *root; /* NULL: nothing */
+	unsigned levels;          /* of nodes above the leaves */
 };
 
 struct memory_tree {
 	struct stripe stripe[STRIPES];
-	unsigned levels; /* of nodes above the leaves */
 };
 
 /* The cache of nodes, for all volumes. */
@@ -49,6 +49,8 @@ int tree_start(void);
 void tree_stop(void);
 
 void tree_init(struct memory_tree *tree, uint64_t chunks);
+/* Makes room for so many chunks, where there was less. 0 or -ENOMEM. Any thread, no stripe held. */
+int tree_grow(struct memory_tree *tree, uint64_t chunks);
 /* Frees all nodes; the chunks are the caller's. */
 void tree_destroy(struct memory_tree *tree);
 

@@ -146,7 +146,7 @@ usage 'an unknown command' volume
 usage 'an unknown option' --jsn volumes
 usage 'one word too many' volumes disk0
 usage 'add without a volume' add
-usage 'resize is not there yet' resize disk0 2G
+usage 'kill is not there yet' kill 17
 shows 'and says so' 'not there yet'
 
 # A start: each address on a line, then "ready" alone.

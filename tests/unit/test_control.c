@@ -26,6 +26,7 @@
 #include "block.h"
 #include "check.h"
 #include "server_frontends.h"
+#include "work.h"
 
 #define LOOPS 2
 
@@ -73,9 +74,24 @@ static struct exchange {
 	{.name = "remove used",
 		.request = "{\"command\":\"remove\",\"name\":\"a\"}\n",
 		.error = "volume a is in use by 1 client; --force takes it away"},
+	{.name = "resize",
+		.request = "{\"command\":\"resize\",\"name\":\"a\",\"size\":\"2T\"}\n",
+		.result = "done"},
+	{.name = "resize to less",
+		.request = "{\"command\":\"resize\",\"name\":\"a\",\"size\":\"1M\"}\n",
+		.error = "volume a has 2199023255552 bytes; what is above 1048576 would be lost"},
+	{.name = "resize to no size",
+		.request = "{\"command\":\"resize\",\"name\":\"a\",\"size\":\"big\"}\n",
+		.error = "\"big\" is not a size"},
+	{.name = "resize nobody",
+		.request = "{\"command\":\"resize\",\"name\":\"b\",\"size\":\"1M\"}\n",
+		.error = "there is no volume \"b\""},
+	{.name = "clear",
+		.request = "{\"command\":\"clear\",\"name\":\"a\"}\n",
+		.error = "volume a has not failed"},
 	{.name = "later",
-		.request = "{\"command\":\"resize\"}\n",
-		.error = "resize: not there yet in this version"},
+		.request = "{\"command\":\"kill\"}\n",
+		.error = "kill: not there yet in this version"},
 	{.name = "unknown",
 		.request = "{\"command\":\"volume\"}\n",
 		.error = "unknown command \"volume\" (did you mean \"volumes\"?)"},
@@ -287,7 +303,7 @@ start(void **state)
 {
 	(void)state;
 	signals_block();
-	if (!mkdtemp(directory) || storage_start(0) != 0)
+	if (!mkdtemp(directory) || storage_start(0) != 0 || work_start(2) != 0)
 		return -1;
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s/s", directory);
 	return 0;
@@ -297,6 +313,7 @@ static int
 stop(void **state)
 {
 	(void)state;
+	work_stop();
 	storage_stop();
 	return rmdir(directory);
 }
