@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "file_extents.h"
 #include "image.h"
 #include "qualities.h"
 #include "../uring.h"
@@ -376,34 +377,12 @@ file_extents(void *state, uint64_t offset, uint64_t length, struct blk_extent *e
 	unsigned *nextents)
 {
 	struct file *file = state;
-	uint64_t at = offset, end = offset + length;
-	unsigned n = 0;
 	int rc = image_check_end(&file->image);
 
 	if (rc)
 		return rc;
-	/* lseek moves an offset that nobody else uses. */
-	while (at < end && n < *nextents) {
-		off_t data = lseek(file->image.fd, (off_t)at, SEEK_DATA), to;
-		bool hole = data < 0 || (uint64_t)data > at;
-
-		if (data < 0 && errno != ENXIO)
-			return image_errno(&file->image, errno);
-		if (hole)
-			to = data < 0 ? (off_t)end : data;
-		else
-			to = lseek(file->image.fd, (off_t)at, SEEK_HOLE);
-		if (to < 0)
-			return image_errno(&file->image, errno);
-		/* Somebody else may change the file between the two looks. */
-		if ((uint64_t)to <= at || (uint64_t)to > end)
-			to = (off_t)end;
-		extents[n++] = (struct blk_extent){
-			.length = (uint64_t)to - at, .flags = hole ? BLK_HOLE | BLK_ZEROES : 0};
-		at = (uint64_t)to;
-	}
-	*nextents = n;
-	return 0;
+	rc = file_extents_find(file->image.fd, offset, length, extents, nextents);
+	return rc ? image_errno(&file->image, -rc) : 0;
 }
 
 static int

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -287,6 +288,81 @@ stays_sparse(void **state)
 	close_file(volume, handle);
 }
 
+/* What ZERO has provided is zeroes with blocks behind them; around it there are none. */
+static void
+provisioned_zeroes_are_no_hole(void **state)
+{
+	struct volume *volume = open_file("provisioned", 8 * MIB);
+	struct blk_handle *handle = open_handle(volume);
+	struct blk_extent extents[8];
+	unsigned n = 8;
+	uint64_t at = 0;
+
+	(void)state;
+	assert_int_equal(do_io(handle, BLK_ZERO, 0, MIB, MIB, NULL), 0);
+	assert_int_equal(do_io(handle, BLK_ZERO, 0, 4 * MIB, MIB, NULL), 0);
+	assert_int_equal(do_extents(handle, 0, 0, 8 * MIB, extents, &n), 0);
+	for (unsigned i = 0; i < n; i++) {
+		bool provided = at == MIB || at == 4 * MIB;
+
+		assert_int_equal(!(extents[i].flags & BLK_HOLE), provided);
+		if (provided)
+			assert_int_equal(extents[i].length, MIB);
+		at += extents[i].length;
+	}
+	assert_int_equal(n, 5);
+	assert_int_equal(at, 8 * MIB);
+	/* No more than there is room for. */
+	n = 2;
+	assert_int_equal(do_extents(handle, 0, 512, 8 * MIB - 512, extents, &n), 0);
+	assert_int_equal(n, 2);
+	assert_int_equal(extents[0].length, MIB - 512);
+	assert_int_equal(extents[1].length, MIB);
+	close_file(volume, handle);
+}
+
+static unsigned
+count_resident(int fd, uint64_t size)
+{
+	unsigned pages = 0;
+	uint8_t byte;
+	struct iovec iov = {&byte, 1};
+
+	for (uint64_t at = 0; at < size; at += 4096)
+		pages += preadv2(fd, &iov, 1, (off_t)at, RWF_NOWAIT) == 1;
+	return pages;
+}
+
+/* PREFETCH brings all of a range into the page cache, not only as much as the kernel reads ahead. */
+static void
+prefetches(void **state)
+{
+	struct volume *volume = open_file("prefetched", 16 * MIB);
+	struct blk_handle *handle = open_handle(volume);
+	int fd = open(in_dir("prefetched"), O_RDONLY);
+	uint8_t *data = malloc(16 * MIB);
+	unsigned left;
+
+	(void)state;
+	memset(data, 'x', 16 * MIB);
+	assert_int_equal(do_io(handle, BLK_WRITE, 0, 0, 16 * MIB, data), 0);
+	assert_int_equal(do_io(handle, BLK_FLUSH, 0, 0, 0, NULL), 0);
+	free(data);
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	left = count_resident(fd, 16 * MIB);
+	if (left < 2048) {
+		assert_int_equal(do_io(handle, BLK_PREFETCH, 0, 0, 16 * MIB, NULL), 0);
+		/* It reads on its own. */
+		for (unsigned i = 0; i < 1000 && count_resident(fd, 16 * MIB) < 4096; i++)
+			usleep(10000);
+		assert_int_equal(count_resident(fd, 16 * MIB), 4096);
+	} else {
+		print_message("# the page cache cannot be emptied here: %u pages left\n", left);
+	}
+	close(fd);
+	close_file(volume, handle);
+}
+
 static void
 zeroes_without_unmapping(void **state)
 {
@@ -361,7 +437,7 @@ static int
 teardown(void **state)
 {
 	static const char *const names[] = {"afifo", "aloop", "odd", "empty", "other", "locked",
-		"posix", "data", "sparse", "zeroes", "cut", "ro"};
+		"posix", "data", "sparse", "provisioned", "prefetched", "zeroes", "cut", "ro"};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
 		unlink(in_dir(names[i]));
@@ -381,6 +457,8 @@ main(void)
 		cmocka_unit_test(owner_of_an_old_lock_is_named),
 		cmocka_unit_test(data_is_in_the_file),
 		cmocka_unit_test(stays_sparse),
+		cmocka_unit_test(provisioned_zeroes_are_no_hole),
+		cmocka_unit_test(prefetches),
 		cmocka_unit_test(zeroes_without_unmapping),
 		cmocka_unit_test(truncation_under_us_is_an_error),
 		cmocka_unit_test(read_only_serves_what_cannot_be_written),
