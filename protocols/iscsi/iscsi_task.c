@@ -358,6 +358,7 @@ new_task(struct iscsi_conn *conn, const uint8_t *bhs)
 	memcpy(task->scsi.cdb, bhs + BHS_CDB, 16);
 	task->scsi.cdb_length = 16;
 	task->scsi.portal_id = session->portal_id;
+	task->scsi.out_expected = task->write ? task->edtl : 0;
 	task->scsi.done = task_done;
 	TAILQ_INSERT_TAIL(&session->tasks, task, link);
 	LIST_INSERT_HEAD(&session->buckets[bucket_of(task->itt)], task, hash);

@@ -45,6 +45,7 @@ struct scsi_task {
 	uint8_t cdb[LIMIT_SCSI_CDB];
 	unsigned cdb_length;
 	uint16_t portal_id; /* relative target port identifier the command came by */
+	uint64_t out_expected; /* bytes of data-out that the initiator announced */
 	void (*done)(struct scsi_task *task); /* the nexus' loop; never inside scsi_execute() */
 	struct iobuf out; /* data-out: out_length bytes, or fewer where the initiator sends less;
 			   * pieces are the transport's to fill and to free after done() */
@@ -66,7 +67,9 @@ struct scsi_task {
 	struct blk_request blk;
 	struct loop_task task;
 	uint64_t offset, length; /* bytes of the volume */
-	unsigned step;           /* within a command of several block requests */
+	uint64_t verified;       /* bytes of them that were looked at */
+	struct iovec piece;
+	unsigned step; /* within a command of several block requests */
 	unsigned pending;
 	union scsi_scratch *scratch;
 };

@@ -21,8 +21,8 @@ static uint8_t first_row[256];
 /*
  * Bits of the usage column, from byte 1 on, that stand for something: in READ and WRITE 18h is DPO
  * and FUA (RDPROTECT and WRPROTECT are not there, so that they are refused as SBC-3 wants it
- * without protection information); in SYNCHRONIZE CACHE 06h is SYNC_NV and IMMED. GROUP NUMBER,
- * NACA and everything reserved or obsolete is refused (promises R14).
+ * without protection information); in SYNCHRONIZE CACHE 06h is SYNC_NV and IMMED. GROUP NUMBER
+ * (but in PRE-FETCH, where it changes nothing), NACA and everything reserved or obsolete is refused (promises R14).
  */
 #define FF2     0xff, 0xff
 #define FF3     0xff, FF2
@@ -55,6 +55,11 @@ const struct scsi_opcode scsi_opcodes[] = {
 		prepare_mode_sense, execute_mode_sense},
 	{"START STOP UNIT", OP_START_STOP_UNIT, 0, 6, 0, {0x01, 0, 0x0f, 0xf7},
 		prepare_start_stop_unit, execute_start_stop_unit},
+	{"RECEIVE DIAGNOSTIC RESULTS", OP_RECEIVE_DIAGNOSTIC, 0, 6, 0, {CDB_PCV, FF3},
+		prepare_receive_diagnostic, execute_receive_diagnostic},
+	/* DEVOFFL and UNITOFFL allow what the self-test does not need */
+	{"SEND DIAGNOSTIC", OP_SEND_DIAGNOSTIC, 0, 6, MEDIUM, {0x13 | CDB_SELFTEST, 0, FF2},
+		prepare_send_diagnostic, execute_send_diagnostic},
 	{"PREVENT ALLOW MEDIUM REMOVAL", OP_PREVENT_ALLOW, 0, 6, 0, {Z3, 0x01},
 		prepare_nothing, execute_prevent_allow},
 	{"READ CAPACITY(10)", OP_READ_CAPACITY_10, 0, 10, MEDIUM, {0},
@@ -63,9 +68,17 @@ const struct scsi_opcode scsi_opcodes[] = {
 		prepare_read, execute_read},
 	{"WRITE(10)", OP_WRITE_10, 0, 10, WRITES, {CDB_DPO | CDB_FUA, FF4, 0, FF2},
 		prepare_write, execute_write},
+	{"WRITE AND VERIFY(10)", OP_WRITE_AND_VERIFY_10, 0, 10, WRITES, {CDB_DPO | CDB_BYTCHK, FF4, 0, FF2},
+		prepare_write_and_verify, execute_write_and_verify},
+	{"VERIFY(10)", OP_VERIFY_10, 0, 10, READS, {CDB_DPO | CDB_BYTCHK, FF4, 0, FF2},
+		prepare_verify, execute_verify},
+	{"PRE-FETCH(10)", OP_PREFETCH_10, 0, 10, MEDIUM, {0x02, FF4, 0x1f, FF2},
+		prepare_prefetch, execute_prefetch},
 	{"SYNCHRONIZE CACHE(10)", OP_SYNCHRONIZE_CACHE_10, 0, 10, MEDIUM, {0x06, FF4, 0, FF2},
 		prepare_synchronize_cache, execute_synchronize_cache},
-	{"WRITE SAME(10)", OP_WRITE_SAME_10, 0, 10, CHANGES, {CDB_WS_UNMAP, FF4, 0, FF2},
+	{"READ DEFECT DATA(10)", OP_READ_DEFECT_DATA_10, 0, 10, MEDIUM, {0, 0x1f, Z3, 0, FF2},
+		prepare_read_defect_data, execute_read_defect_data},
+	{"WRITE SAME(10)", OP_WRITE_SAME_10, 0, 10, CHANGES | ROW_EXACT, {CDB_WS_UNMAP, FF4, 0, FF2},
 		prepare_write_same, execute_write_same},
 	{"UNMAP", OP_UNMAP, 0, 10, CHANGES, {Z5, 0, FF2},
 		prepare_unmap, execute_unmap},
@@ -75,13 +88,21 @@ const struct scsi_opcode scsi_opcodes[] = {
 		prepare_mode_sense, execute_mode_sense},
 	{"READ(16)", OP_READ_16, 0, 16, READS, {CDB_DPO | CDB_FUA, FF8, FF4},
 		prepare_read, execute_read},
-	{"COMPARE AND WRITE", OP_COMPARE_AND_WRITE, 0, 16, WRITES, {CDB_DPO | CDB_FUA, FF8, Z3, 0xff},
+	{"COMPARE AND WRITE", OP_COMPARE_AND_WRITE, 0, 16, WRITES | ROW_EXACT, {CDB_DPO | CDB_FUA, FF8, Z3, 0xff},
 		prepare_compare_and_write, execute_compare_and_write},
 	{"WRITE(16)", OP_WRITE_16, 0, 16, WRITES, {CDB_DPO | CDB_FUA, FF8, FF4},
 		prepare_write, execute_write},
+	{"ORWRITE", OP_ORWRITE, 0, 16, WRITES, {CDB_DPO | CDB_FUA, FF8, FF4},
+		prepare_orwrite, execute_orwrite},
+	{"WRITE AND VERIFY(16)", OP_WRITE_AND_VERIFY_16, 0, 16, WRITES, {CDB_DPO | CDB_BYTCHK, FF8, FF4},
+		prepare_write_and_verify, execute_write_and_verify},
+	{"VERIFY(16)", OP_VERIFY_16, 0, 16, READS, {CDB_DPO | CDB_BYTCHK, FF8, FF4},
+		prepare_verify, execute_verify},
+	{"PRE-FETCH(16)", OP_PREFETCH_16, 0, 16, MEDIUM, {0x02, FF8, FF4, 0x1f},
+		prepare_prefetch, execute_prefetch},
 	{"SYNCHRONIZE CACHE(16)", OP_SYNCHRONIZE_CACHE_16, 0, 16, MEDIUM, {0x06, FF8, FF4},
 		prepare_synchronize_cache, execute_synchronize_cache},
-	{"WRITE SAME(16)", OP_WRITE_SAME_16, 0, 16, CHANGES, {CDB_WS_UNMAP | CDB_WS_NDOB, FF8, FF4},
+	{"WRITE SAME(16)", OP_WRITE_SAME_16, 0, 16, CHANGES | ROW_EXACT, {CDB_WS_UNMAP | CDB_WS_NDOB, FF8, FF4},
 		prepare_write_same, execute_write_same},
 	{"READ CAPACITY(16)", OP_SERVICE_ACTION_IN_16, SA_READ_CAPACITY_16, 16, ROW_ACTION | MEDIUM,
 		{SA_READ_CAPACITY_16, Z8, FF4},
@@ -94,10 +115,22 @@ const struct scsi_opcode scsi_opcodes[] = {
 	{"REPORT SUPPORTED OPERATION CODES", OP_MAINTENANCE_IN, SA_REPORT_SUPPORTED_OPCODES, 12,
 		ROW_ACTION, {SA_REPORT_SUPPORTED_OPCODES, CDB_RCTD | 7, FF3, FF4},
 		prepare_report_opcodes, execute_report_opcodes},
+	{"REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", OP_MAINTENANCE_IN, SA_REPORT_SUPPORTED_TMF, 12,
+		ROW_ACTION, {SA_REPORT_SUPPORTED_TMF, CDB_REPD, Z3, FF4},
+		prepare_report_tmf, execute_report_tmf},
+	{"REPORT TIMESTAMP", OP_MAINTENANCE_IN, SA_REPORT_TIMESTAMP, 12,
+		ROW_ACTION, {SA_REPORT_TIMESTAMP, 0, Z3, FF4},
+		prepare_report_timestamp, execute_report_timestamp},
 	{"READ(12)", OP_READ_12, 0, 12, READS, {CDB_DPO | CDB_FUA, FF4, FF4},
 		prepare_read, execute_read},
 	{"WRITE(12)", OP_WRITE_12, 0, 12, WRITES, {CDB_DPO | CDB_FUA, FF4, FF4},
 		prepare_write, execute_write},
+	{"WRITE AND VERIFY(12)", OP_WRITE_AND_VERIFY_12, 0, 12, WRITES, {CDB_DPO | CDB_BYTCHK, FF4, FF4},
+		prepare_write_and_verify, execute_write_and_verify},
+	{"VERIFY(12)", OP_VERIFY_12, 0, 12, READS, {CDB_DPO | CDB_BYTCHK, FF4, FF4},
+		prepare_verify, execute_verify},
+	{"READ DEFECT DATA(12)", OP_READ_DEFECT_DATA_12, 0, 12, MEDIUM, {0x1f, FF4, FF4},
+		prepare_read_defect_data, execute_read_defect_data},
 };
 /* clang-format on */
 const unsigned scsi_opcodes_count = ARRAY_SIZE(scsi_opcodes);
@@ -204,7 +237,11 @@ check_task(struct scsi_task *task)
 	task->opcode = row;
 	if (!check_usage(task, row) || (task->unit && !check_unit(task, row)))
 		return false;
-	return row->prepare(task);
+	if (!row->prepare(task))
+		return false;
+	if ((row->flags & ROW_EXACT) && task->out_expected > task->out_length)
+		return scsi_fail(task, KEY_ILLEGAL_REQUEST, ASC_INFORMATION_UNIT);
+	return true;
 }
 
 bool
@@ -214,7 +251,7 @@ scsi_prepare(struct scsi_task *task)
 	task->unit = NULL;
 	task->in = (struct iobuf){0};
 	task->in_length = task->in_max = task->out_length = 0;
-	task->offset = task->length = 0;
+	task->offset = task->length = task->verified = 0;
 	task->status = SCSI_GOOD;
 	task->sense_length = 0;
 	task->step = task->pending = 0;

@@ -165,6 +165,7 @@ enum {
 	ROW_MEDIUM = 8,  /* NOT READY while the medium is out */
 	ROW_WRITES = 16, /* refused on a write-protected unit */
 	ROW_DATA = 32,   /* the data path: does not look at the volume's size anew */
+	ROW_EXACT = 64,  /* more data-out than the CDB takes is an error */
 };
 
 struct scsi_opcode {
@@ -237,6 +238,13 @@ void scsi_fail_errno(struct scsi_task *task, int rc);
 bool scsi_range(struct scsi_task *task, uint64_t lba, uint64_t blocks);
 /* LBA and count of a CDB of 6, 10, 12 or 16 bytes. */
 void scsi_cdb_range(const struct scsi_task *task, uint64_t *lba, uint64_t *blocks);
+/* scsi_range() of the CDB's fields, and no more than one transfer may have. */
+bool scsi_transfer(struct scsi_task *task);
+/*
+ * Points the request at the first `length` bytes of data-out, which is longer when the initiator
+ * sent part of a block. False: BUSY is set.
+ */
+bool scsi_use_out(struct scsi_task *task, size_t length);
 /* Flags of a write: FUA where the CDB or the caching page says so. */
 unsigned scsi_write_flags(const struct scsi_task *task, bool fua);
 void scsi_submit(struct scsi_task *task, enum blk_op op, unsigned flags, uint64_t offset,
@@ -252,6 +260,28 @@ bool prepare_synchronize_cache(struct scsi_task *task);
 void execute_synchronize_cache(struct scsi_task *task);
 /* FLUSH, then GOOD. */
 void scsi_flush(struct scsi_task *task);
+
+/* scsi_verify.c */
+bool prepare_verify(struct scsi_task *task);
+void execute_verify(struct scsi_task *task);
+bool prepare_write_and_verify(struct scsi_task *task);
+void execute_write_and_verify(struct scsi_task *task);
+bool prepare_orwrite(struct scsi_task *task);
+void execute_orwrite(struct scsi_task *task);
+bool prepare_prefetch(struct scsi_task *task);
+void execute_prefetch(struct scsi_task *task);
+
+/* scsi_diagnostic.c */
+bool prepare_send_diagnostic(struct scsi_task *task);
+void execute_send_diagnostic(struct scsi_task *task);
+bool prepare_receive_diagnostic(struct scsi_task *task);
+void execute_receive_diagnostic(struct scsi_task *task);
+bool prepare_read_defect_data(struct scsi_task *task);
+void execute_read_defect_data(struct scsi_task *task);
+bool prepare_report_tmf(struct scsi_task *task);
+void execute_report_tmf(struct scsi_task *task);
+bool prepare_report_timestamp(struct scsi_task *task);
+void execute_report_timestamp(struct scsi_task *task);
 
 /* scsi_provision.c */
 bool prepare_unmap(struct scsi_task *task);

@@ -75,8 +75,8 @@ wants_fua(const struct scsi_task *task)
 	return task->opcode->length > 6 && (task->cdb[1] & CDB_FUA);
 }
 
-static bool
-prepare_transfer(struct scsi_task *task)
+bool
+scsi_transfer(struct scsi_task *task)
 {
 	static const uint8_t length_byte[] = {[6] = 4, [10] = 7, [12] = 6, [16] = 10};
 	uint64_t lba, blocks;
@@ -93,7 +93,7 @@ prepare_transfer(struct scsi_task *task)
 bool
 prepare_read(struct scsi_task *task)
 {
-	if (!prepare_transfer(task))
+	if (!scsi_transfer(task))
 		return false;
 	task->in_max = task->length;
 	return true;
@@ -154,7 +154,7 @@ execute_read(struct scsi_task *task)
 bool
 prepare_write(struct scsi_task *task)
 {
-	if (!prepare_transfer(task))
+	if (!scsi_transfer(task))
 		return false;
 	task->out_length = task->length;
 	return true;
@@ -170,12 +170,8 @@ write_done(struct blk_request *request)
 	scsi_complete(task);
 }
 
-/*
- * Points the request at the first `length` bytes of data-out, which is longer when the initiator
- * sent part of a block. False: BUSY is set.
- */
-static bool
-use_out(struct scsi_task *task, size_t length)
+bool
+scsi_use_out(struct scsi_task *task, size_t length)
 {
 	size_t covered;
 
@@ -208,7 +204,7 @@ execute_write(struct scsi_task *task)
 		scsi_finish(task);
 		return;
 	}
-	if (!use_out(task, (size_t)length)) {
+	if (!scsi_use_out(task, (size_t)length)) {
 		scsi_finish(task);
 		return;
 	}
@@ -221,6 +217,9 @@ prepare_compare_and_write(struct scsi_task *task)
 {
 	if (!scsi_range(task, get_be64(task->cdb + 2), task->cdb[13]))
 		return false;
+	/* 256 blocks do not fit the byte, and 0 bring no data. */
+	if (task->length == 0 && task->out_expected != 0)
+		return scsi_fail_cdb(task, 13);
 	if (task->length > task->unit->compare_max)
 		return scsi_fail_cdb(task, 13);
 	task->out_length = 2 * task->length;
@@ -240,7 +239,7 @@ execute_compare_and_write(struct scsi_task *task)
 		scsi_finish(task);
 		return;
 	}
-	if (!use_out(task, (size_t)(2 * task->length))) {
+	if (!scsi_use_out(task, (size_t)(2 * task->length))) {
 		scsi_finish(task);
 		return;
 	}

@@ -6,8 +6,10 @@
 
 require iscsi-test-cu
 
-families="Inquiry Mandatory ModeSense6 NoMedia Read6 Read10 Read12 Read16 ReadCapacity10 ReadCapacity16
-	StartStopUnit TestUnitReady Unmap Write10 Write12 Write16 WriteSame10 WriteSame16
+families="CompareAndWrite Inquiry Mandatory ModeSense6 NoMedia OrWrite Prefetch10 Prefetch16 Read6 Read10 Read12 Read16 ReadCapacity10 ReadCapacity16
+	ReadDefectData10 ReadDefectData12 ReportSupportedOpcodes StartStopUnit TestUnitReady Unmap
+	Verify10 Verify12 Verify16 Write10 Write12 Write16 WriteSame10 WriteSame16
+	WriteVerify10 WriteVerify12 WriteVerify16
 	iSCSIcmdsn iSCSIdatasn iSCSIResiduals iSCSITMF"
 
 # Lines "pass NAME", "fail NAME" or "skip NAME WHY". A verdict stands at the end of the test's line, or of

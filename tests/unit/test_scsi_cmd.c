@@ -200,7 +200,8 @@ make_garbage(uint8_t *cdb)
 static bool
 is_legal(uint8_t status)
 {
-	return status == SCSI_GOOD || status == SCSI_CHECK_CONDITION || status == SCSI_BUSY;
+	return status == SCSI_GOOD || status == SCSI_CHECK_CONDITION || status == SCSI_BUSY ||
+	       status == SCSI_CONDITION_MET || status == SCSI_RESERVATION_CONFLICT;
 }
 
 static void

@@ -214,6 +214,7 @@ begin(struct scsi_nexus *nexus, const uint8_t lun[8], const uint8_t *cdb, const 
 	memcpy(current.cdb, cdb, sizeof(current.cdb));
 	current.cdb_length = disk_cdb_length(cdb[0]);
 	current.portal_id = 2;
+	current.out_expected = length;
 	current.done = on_done;
 	current.out = (struct iobuf){0};
 	if (!scsi_prepare(&current)) {
