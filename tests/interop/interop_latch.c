@@ -1,0 +1,320 @@
+/*
+ * O4 with a real write-back error. A buffered file lies on ext4, on a loop device, on a tmpfs that is
+ * full: write() succeeds, writing back does not, and the kernel says so once. Four clients, two of each
+ * protocol and spread over two loops, write and flush without pause: after the first failure nobody is
+ * told a success of a FLUSH or FUA that began later, nor may read, until `slabctl clear`. Then the same
+ * with O_DIRECT, where a WRITE with FUA is its own sync.
+ */
+#include "config.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "clients.h"
+
+#define CLIENTS 4
+#define ROUNDS  400
+#define AFTER   20 /* attempts of each client after its first failure */
+#define PIECE   (256 * 1024)
+#define SIZE    (64 * 1024 * 1024)
+
+static struct server server;
+static char loop_path[64];
+static bool mounted_tmpfs, mounted_ext4;
+
+struct client {
+	struct nbd_handle *nbd; /* or: */
+	struct iscsi_context *iscsi;
+	unsigned number;
+	pthread_t thread;
+	unsigned successes, failures, lies;
+};
+
+static atomic_bool failed;
+
+/* The shell's exit status; what it prints becomes a note. */
+static int run(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static int
+run(const char *format, ...)
+{
+	char command[600], line[300];
+	va_list ap;
+	FILE *pipe;
+	int length;
+
+	va_start(ap, format);
+	length = vsnprintf(command, sizeof(command) - 16, format, ap);
+	va_end(ap);
+	strcpy(command + length, " 2>&1");
+	pipe = popen(command, "r");
+	if (!pipe)
+		return -1;
+	while (fgets(line, sizeof(line), pipe))
+		tap_note("%.*s", (int)strcspn(line, "\n"), line);
+	return pclose(pipe);
+}
+
+static void
+clean_up(void)
+{
+	if (server.pid > 0 && server_running(&server))
+		server_stop(&server, SIGKILL);
+	if (mounted_ext4)
+		run("umount %s/m", server.dir);
+	if (loop_path[0])
+		run("losetup -d %s", loop_path);
+	if (mounted_tmpfs)
+		run("umount %s/t", server.dir);
+}
+
+static void
+make_disk(void)
+{
+	const char *dir = server.dir;
+	char path[160];
+	FILE *file;
+
+	if (geteuid() != 0)
+		tap_skip_all("only root can mount");
+	if (run("command -v mkfs.ext4 >/dev/null && command -v losetup >/dev/null"))
+		tap_skip_all("mkfs.ext4 or losetup is not installed");
+	if (run("mkdir %s/t %s/m && mount -t tmpfs -o size=48m none %s/t", dir, dir, dir))
+		tap_skip_all("no tmpfs can be mounted here");
+	mounted_tmpfs = true;
+	if (run("truncate -s 256M %s/t/back && losetup -f --show %s/t/back >%s/loop", dir, dir,
+		    dir))
+		tap_skip_all("there are no loop devices here");
+	snprintf(path, sizeof(path), "%s/loop", dir);
+	file = fopen(path, "re");
+	if (!file || fscanf(file, "%63s", loop_path) != 1)
+		tap_bail("which loop device?");
+	fclose(file);
+}
+
+static void
+make_file_system(void)
+{
+	if (run("mkfs.ext4 -q -F -O ^has_journal %s && mount %s %s/m", loop_path, loop_path,
+		    server.dir))
+		tap_bail("no ext4 can be mounted here");
+	mounted_ext4 = true;
+}
+
+static void
+drop_file_system(void)
+{
+	run("umount %s/m", server.dir);
+	mounted_ext4 = false;
+}
+
+/* Nearly everything that is left, so that soon the loop device's new blocks find no room. */
+static void
+fill_tmpfs(void)
+{
+	run("sync -f %s/m; cat /dev/zero >%s/t/fill 2>/dev/null; truncate -s -6M %s/t/fill",
+		server.dir, server.dir, server.dir);
+}
+
+static bool
+good(struct scsi_task *task)
+{
+	bool is = task && task->status == SCSI_STATUS_GOOD;
+
+	if (task)
+		scsi_free_scsi_task(task);
+	return is;
+}
+
+static bool
+client_write(struct client *c, uint64_t offset, bool fua)
+{
+	static const uint8_t data[PIECE] = {0x5a};
+
+	if (c->nbd)
+		return nbd_pwrite(c->nbd, data, PIECE, offset, fua ? LIBNBD_CMD_FLAG_FUA : 0) == 0;
+	return good(iscsi_write16_sync(c->iscsi, 0, offset / 512, (unsigned char *)(uintptr_t)data,
+		PIECE, 512, 0, 0, fua, 0, 0));
+}
+
+static bool
+client_flush(struct client *c)
+{
+	if (c->nbd)
+		return nbd_flush(c->nbd, 0) == 0;
+	return good(iscsi_synchronizecache10_sync(c->iscsi, 0, 0, 0, 0, 0));
+}
+
+static bool
+client_read(struct client *c)
+{
+	uint8_t data[4096];
+
+	if (c->nbd)
+		return nbd_pread(c->nbd, data, sizeof(data), 0, 0) == 0;
+	return good(iscsi_read16_sync(c->iscsi, 0, 0, sizeof(data), 512, 0, 0, 0, 0, 0));
+}
+
+/* A sync that begins now; whether it may succeed was decided before. */
+static void
+try_sync(struct client *c, uint64_t offset, bool fua)
+{
+	bool late = atomic_load(&failed), ok;
+
+	ok = fua ? client_write(c, offset, true) : client_flush(c);
+	if (!ok) {
+		atomic_store(&failed, true);
+		c->failures++;
+	} else {
+		c->successes++;
+		c->lies += late;
+	}
+}
+
+static void *
+run_client(void *arg)
+{
+	struct client *c = arg;
+	unsigned after = 0;
+
+	for (unsigned i = 0; i < ROUNDS && after < AFTER; i++) {
+		uint64_t offset = (uint64_t)(i * CLIENTS + c->number) % (SIZE / PIECE) * PIECE;
+
+		client_write(c, offset, false);
+		try_sync(c, offset, i % 3 == 2);
+		after += c->failures > 0;
+	}
+	return NULL;
+}
+
+static void
+connect_client(struct client *c, unsigned number)
+{
+	*c = (struct client){.number = number};
+	if (number % 2)
+		c->iscsi = client_iscsi(&server, "web", number == 1 ? "first" : "second");
+	else
+		c->nbd = client_nbd(&server, "web");
+}
+
+static void
+disconnect_client(struct client *c)
+{
+	if (c->nbd)
+		nbd_close(c->nbd);
+	else
+		client_iscsi_close(c->iscsi);
+}
+
+static void
+storm(struct client *clients)
+{
+	unsigned failures = 0, successes = 0, lies = 0, told = 0;
+
+	fill_tmpfs();
+	for (unsigned i = 0; i < CLIENTS; i++)
+		pthread_create(&clients[i].thread, NULL, run_client, &clients[i]);
+	for (unsigned i = 0; i < CLIENTS; i++) {
+		pthread_join(clients[i].thread, NULL);
+		failures += clients[i].failures;
+		successes += clients[i].successes;
+		lies += clients[i].lies;
+		told += clients[i].failures > 0;
+	}
+	tap_note("%u syncs succeeded before, %u failed", successes, failures);
+	tap_ok(told == CLIENTS, "every client of both protocols is told that a sync failed");
+	tap_ok(lies == 0, "no FLUSH or FUA that began after the failure succeeds (%u did)", lies);
+}
+
+static void
+latched(struct client *clients, bool buffered)
+{
+	char out[4000];
+	struct client late[2];
+	unsigned reads = 0, writes = 0, syncs = 0;
+
+	server_ctl(&server, out, sizeof(out), "volumes");
+	tap_ok(strstr(out, "FAILED") && strstr(out, "failed with"),
+		"slabctl volumes says FAILED, and why");
+	/* Room again does not make it well. */
+	run("rm %s/t/fill", server.dir);
+	for (unsigned i = 0; i < CLIENTS; i++) {
+		reads += client_read(&clients[i]);
+		writes += client_write(&clients[i], 0, false);
+		syncs += client_flush(&clients[i]);
+	}
+	if (buffered)
+		tap_ok(reads == 0, "no read is served from the page cache any more");
+	tap_ok(writes == 0, "no write is taken");
+	tap_ok(syncs == 0, "no flush succeeds, with room again");
+	syncs = 0;
+	for (unsigned i = 0; i < 2; i++) {
+		connect_client(&late[i], i);
+		syncs += client_flush(&late[i]);
+		disconnect_client(&late[i]);
+	}
+	tap_ok(syncs == 0, "nor for those who connect later");
+}
+
+static void
+cleared(struct client *clients)
+{
+	char out[4000];
+	unsigned reads = 0, writes = 0, syncs = 0;
+
+	tap_ok(server_ctl(&server, out, sizeof(out), "clear web") == 0, "slabctl clear web");
+	server_ctl(&server, out, sizeof(out), "volumes");
+	tap_ok(!strstr(out, "FAILED"), "it is not FAILED any more");
+	for (unsigned i = 0; i < CLIENTS; i++) {
+		reads += client_read(&clients[i]);
+		writes += client_write(&clients[i], 0, true);
+		syncs += client_flush(&clients[i]);
+	}
+	tap_ok(reads == CLIENTS && writes == CLIENTS && syncs == CLIENTS,
+		"every client reads, writes with FUA and flushes again");
+	tap_ok(run("grep -q 'web: cleared by an operator' %s", server.log) == 0, "the log says so");
+	tap_ok(server_ctl(&server, out, sizeof(out), "clear web") == 1,
+		"a second clear is refused: it has not failed");
+}
+
+static void
+run_all(const char *what, const char *option)
+{
+	struct client clients[CLIENTS];
+	char volume[160];
+
+	tap_note("%s", what);
+	atomic_store(&failed, false);
+	make_file_system();
+	snprintf(volume, sizeof(volume), "web=file:%s/m/web.img,size=64M,%s", server.dir, option);
+	server_start(&server, (const char *const[]){volume, NULL});
+	for (unsigned i = 0; i < CLIENTS; i++) {
+		connect_client(&clients[i], i);
+		tap_ok(client_write(&clients[i], 0, true) && client_flush(&clients[i]),
+			"client %u syncs while there is room", i);
+	}
+	storm(clients);
+	latched(clients, strcmp(option, "direct=off") == 0);
+	cleared(clients);
+	for (unsigned i = 0; i < CLIENTS; i++)
+		disconnect_client(&clients[i]);
+	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
+	drop_file_system();
+}
+
+int
+main(void)
+{
+	server_prepare(&server);
+	atexit(clean_up);
+	make_disk();
+	run_all("through the page cache", "direct=off");
+	run_all("past it", "direct=on");
+	return tap_done();
+}
