@@ -493,7 +493,7 @@ static const struct check checks[] = {
 	{"T05", MUST, "FORCEDTLS mode", TLS, "STARTTLS under TLS is ERR_INVALID", starttls_twice},
 	{"T06", MUST, "NBD_OPT_STARTTLS", TLS, "STARTTLS forgets structured replies",
 		starttls_forgets_structured},
-	{"T07", MUST, "NBD_OPT_STARTTLS", TLS | META, "STARTTLS forgets selected contexts",
+	{"T07", MUST, "NBD_OPT_STARTTLS", TLS | META | PLAIN, "STARTTLS forgets selected contexts",
 		starttls_forgets_contexts},
 	{"T08", MUST, "NBD_OPT_STARTTLS", TLS | EXTENDED, "STARTTLS forgets extended headers",
 		starttls_forgets_extended},
