@@ -81,6 +81,7 @@ struct blk_info {
 	/* Bytes of data in one READ or WRITE; a multiple of alignment. COMPARE_WRITE: the same, and at
 	 * most LIMIT_IOBUF_PIECE. What moves no data (ZERO, DISCARD, EXTENTS, PREFETCH) is not bound. */
 	uint64_t transfer_max;
+	uint64_t limit; /* less than size: bytes that can be allocated before -ENOSPC; else 0 */
 	uint32_t discard_granularity; /* smaller discards free nothing; 0: discard does nothing */
 	uint32_t native;              /* bit 1 << op: the driver does it itself */
 	bool read_only;
@@ -155,6 +156,9 @@ void blk_info(const struct blk_handle *handle, struct blk_info *info);
 
 /* True when [offset, offset + length) lies within the volume now. length 0 at the end is legal. */
 bool blk_check(const struct blk_handle *handle, uint64_t offset, uint64_t length);
+
+/* Bytes allocated behind the volume, for what is thin (info.limit). Any thread. */
+uint64_t blk_allocated(const struct blk_handle *handle);
 
 /*
  * True when a READ or WRITE of at most LIMIT_INLINE_BYTES submitted now is carried out before

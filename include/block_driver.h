@@ -65,6 +65,20 @@ struct blk_driver {
 	/* Optional. Main thread, once a second, must not block: bytes behind the volume now, when they
 	 * may change by themselves; 0: it is gone. */
 	uint64_t (*measure)(void *state);
+	/*
+	 * Optional, together. On a worker. clone: a state of its own with the same content, while nothing
+	 * writes; info and *clone as by open(). save: the content to a raw file, while nothing writes.
+	 * load: *loaded becomes a state as large as this one, with a raw file's content, which adopt()
+	 * makes this one's while nothing is in flight, giving it the old one in exchange. dispose: the
+	 * end of such a state, and of a clone that became no volume. 0, or -errno with a text.
+	 */
+	int (*clone)(void *state, const struct conf_volume *conf, struct blk_info *info,
+		void **clone, struct error *error);
+	int (*save)(void *state, const char *path, struct error *error);
+	int (*load)(void *state, const struct conf_volume *conf, const char *path, void **loaded,
+		struct error *error);
+	int (*adopt)(void *state, void *loaded);
+	void (*dispose)(void *state);
 
 	/* Optional. Any thread, must not block: bytes allocated behind the volume, for people. */
 	uint64_t (*allocated)(void *state);

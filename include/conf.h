@@ -25,6 +25,15 @@ struct conf_volume {
 	bool removable;
 	bool rotational;
 	char *serial, *vendor, *product; /* NULL: derived from the name, and slabd's own */
+	char *fault; /* rules of the fault layer (fault.h); NULL: none */
+
+	/* Memory volumes. */
+	uint64_t limit;    /* bytes that it may take; 0: as many as it has */
+	bool zero_detect;  /* pages written full of zeroes take no memory */
+	bool hugepages;    /* the kernel is asked for them */
+	bool populate;     /* everything is taken at the start */
+	bool lock;         /* it is never swapped out */
+	char *load, *save; /* raw files read at the start and written at the end; NULL: none */
 };
 
 struct conf_export {

@@ -21,6 +21,8 @@ enum {
 	/* Objects are addressed by index too, huge pages are advised, and magazines are not used: a freed
 	 * object goes straight back to its slab, an empty slab to the system. */
 	SLAB_CHUNKS = 1,
+	SLAB_SMALL_PAGES = 2, /* huge pages are not */
+	SLAB_LOCKED = 4,      /* slabs are never swapped out; what cannot be locked is no slab */
 };
 
 /*

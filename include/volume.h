@@ -68,6 +68,7 @@ void volume_layers_apply(struct volume *volume);
 
 struct volume_stats {
 	uint64_t size, allocated;
+	uint64_t limit; /* of what can be allocated; 0: as much as its size */
 	unsigned handles;
 	bool broken, going;
 	char why[256]; /* "flush failed with EIO at 2026-11-22 14:03:11"; empty when not broken */

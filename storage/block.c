@@ -111,6 +111,16 @@ blk_check(const struct blk_handle *handle, uint64_t offset, uint64_t length)
 		offset, length, atomic_load_explicit(&handle->volume->size, memory_order_relaxed));
 }
 
+uint64_t
+blk_allocated(const struct blk_handle *handle)
+{
+	struct volume *volume = handle->volume;
+
+	return volume->driver->allocated
+		       ? volume->driver->allocated(volume->state)
+		       : atomic_load_explicit(&volume->size, memory_order_relaxed);
+}
+
 bool
 blk_inline(const struct blk_handle *handle)
 {

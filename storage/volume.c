@@ -115,6 +115,9 @@ copy_conf(struct conf_volume *copy, const struct conf_volume *conf)
 	copy->serial = copy_string(conf->serial, &failed);
 	copy->vendor = copy_string(conf->vendor, &failed);
 	copy->product = copy_string(conf->product, &failed);
+	copy->fault = copy_string(conf->fault, &failed);
+	copy->load = copy_string(conf->load, &failed);
+	copy->save = copy_string(conf->save, &failed);
 	return failed ? -ENOMEM : 0;
 }
 
@@ -127,6 +130,9 @@ free_conf(struct conf_volume *conf)
 	free(conf->serial);
 	free(conf->vendor);
 	free(conf->product);
+	free(conf->fault);
+	free(conf->load);
+	free(conf->save);
 }
 
 /*
@@ -391,6 +397,7 @@ volume_get_stats(struct volume *volume, struct volume_stats *stats)
 {
 	memset(stats, 0, sizeof(*stats));
 	stats->size = atomic_load(&volume->size);
+	stats->limit = volume->info.limit;
 	stats->allocated =
 		volume->driver->allocated ? volume->driver->allocated(volume->state) : stats->size;
 	stats->handles = atomic_load(&volume->nhandles);

@@ -351,7 +351,7 @@ slab_cache_new(const char *name, size_t object_size, size_t align, unsigned flag
 				: 0;
 	/* 8: what AddressSanitizer can tell apart. */
 	if (slab_space_init(&cache->space, object_size, cache->align < 8 ? 8 : cache->align,
-		    flags & SLAB_CHUNKS, ctor)) {
+		    flags, ctor)) {
 		free(cache);
 		return NULL;
 	}

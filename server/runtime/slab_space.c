@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "limits.h"
+#include "slab.h"
 #include "slab_asan.h"
 
 #define SMALL_OBJECT ((size_t)4096)
@@ -262,6 +263,8 @@ add_slab(struct slab_space *space)
 	}
 	if (!grow_arena(space, arena, ((size_t)slab + 1) * space->slab_size))
 		return false;
+	if (space->locked && mlock(slab_at(space, arena, (unsigned)slab), space->slab_size))
+		return false;
 	leave_state(space, arena, (unsigned)slab, SLAB_ABSENT);
 	fill_slab(space, arena, (unsigned)slab);
 	enter_state(space, arena, (unsigned)slab, SLAB_EMPTY);
@@ -280,6 +283,8 @@ static void
 release_slab(struct slab_space *space, struct slab_arena *arena, unsigned slab)
 {
 	pthread_mutex_unlock(&space->lock);
+	if (space->locked)
+		munlock(slab_at(space, arena, slab), space->slab_size);
 	madvise(slab_at(space, arena, slab), space->slab_size, MADV_DONTNEED);
 	pthread_mutex_lock(&space->lock);
 	enter_state(space, arena, slab, SLAB_ABSENT);
@@ -442,8 +447,9 @@ bits_for(size_t n)
 }
 
 static void
-lay_out(struct slab_space *space, size_t object_size, size_t align, bool chunks)
+lay_out(struct slab_space *space, size_t object_size, size_t align, unsigned flags)
 {
+	bool chunks = flags & SLAB_CHUNKS;
 	bool small = object_size <= SMALL_OBJECT && !chunks;
 	size_t bits;
 
@@ -452,7 +458,8 @@ lay_out(struct slab_space *space, size_t object_size, size_t align, bool chunks)
 	space->slab_size = small ? SMALL_SLAB : LARGE_SLAB;
 	space->arena_size = small ? SMALL_ARENA : LARGE_ARENA;
 	CHECK(space->stride <= space->slab_size);
-	space->huge = chunks;
+	space->huge = chunks && !(flags & SLAB_SMALL_PAGES);
+	space->locked = flags & SLAB_LOCKED;
 	space->objs_per_slab = (unsigned)(space->slab_size / space->stride);
 	space->bit_words = (space->objs_per_slab + 63) / 64;
 	space->slabs_per_arena = (unsigned)(space->arena_size / space->slab_size);
@@ -495,11 +502,11 @@ map_table(struct slab_space *space)
 }
 
 int
-slab_space_init(struct slab_space *space, size_t object_size, size_t align, bool chunks,
+slab_space_init(struct slab_space *space, size_t object_size, size_t align, unsigned flags,
 	void (*ctor)(void *object))
 {
 	memset(space, 0, sizeof(*space));
-	lay_out(space, object_size, align, chunks);
+	lay_out(space, object_size, align, flags);
 	space->ctor = ctor;
 	if (map_table(space))
 		return -ENOMEM;

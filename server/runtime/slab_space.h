@@ -32,7 +32,7 @@ struct slab_space {
 	unsigned slabs_per_arena, header_slabs;
 	unsigned slab_shift, arena_shift; /* of an object's index */
 	unsigned arenas_max, keep_max;    /* empty slabs kept */
-	bool huge;
+	bool huge, locked;
 	void (*ctor)(void *object);
 	void *map;
 	size_t map_size;
@@ -49,8 +49,8 @@ struct slab_space {
 	_Atomic(struct slab_arena *) *table;
 };
 
-/* 0 or -ENOMEM. align: a power of two. chunks: SLAB_CHUNKS. */
-int slab_space_init(struct slab_space *space, size_t object_size, size_t align, bool chunks,
+/* 0 or -ENOMEM. align: a power of two. flags: SLAB_*. */
+int slab_space_init(struct slab_space *space, size_t object_size, size_t align, unsigned flags,
 	void (*ctor)(void *object));
 void slab_space_destroy(struct slab_space *space);
 

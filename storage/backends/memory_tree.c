@@ -28,6 +28,7 @@ tree_stop(void)
 	nodes = NULL;
 }
 
+/* Levels above the leaves for so many chunks. */
 static unsigned
 count_levels(uint64_t chunks)
 {
@@ -43,7 +44,6 @@ count_levels(uint64_t chunks)
 void
 tree_init(struct memory_tree *tree, uint64_t chunks)
 {
-	unsigned levels = count_levels(chunks);
 	pthread_mutexattr_t attr;
 
 	/* What it protects is short: spinning a little beats sleeping. */
@@ -52,9 +52,65 @@ tree_init(struct memory_tree *tree, uint64_t chunks)
 	for (unsigned i = 0; i < STRIPES; i++) {
 		pthread_mutex_init(&tree->stripe[i].lock, &attr);
 		tree->stripe[i].root = NULL;
-		tree->stripe[i].levels = levels;
+		tree->stripe[i].levels = count_levels(chunks);
 	}
 	pthread_mutexattr_destroy(&attr);
+}
+
+/* One level more above what there is. */
+static bool
+add_level(struct stripe *stripe)
+{
+	if (stripe->root) {
+		struct memory_node *root = slab_alloc(nodes);
+
+		if (!root)
+			return false;
+		memset(root, 0, sizeof(*root));
+		root->child[0] = stripe->root;
+		root->used = 1;
+		stripe->root = root;
+	}
+	stripe->levels++;
+	return true;
+}
+
+bool
+tree_grow(struct memory_tree *tree, uint64_t chunks)
+{
+	unsigned levels = count_levels(chunks);
+	bool grown = true;
+
+	for (unsigned i = 0; grown && i < STRIPES; i++) {
+		struct stripe *stripe = &tree->stripe[i];
+
+		pthread_mutex_lock(&stripe->lock);
+		while (grown && stripe->levels < levels)
+			grown = add_level(stripe);
+		pthread_mutex_unlock(&stripe->lock);
+	}
+	return grown;
+}
+
+void
+tree_swap(struct memory_tree *a, struct memory_tree *b)
+{
+	for (unsigned i = 0; i < STRIPES; i++) {
+		struct stripe *first = &a->stripe[i], *second = &b->stripe[i];
+		struct memory_node *root;
+		unsigned levels;
+
+		pthread_mutex_lock(&first->lock);
+		pthread_mutex_lock(&second->lock);
+		root = first->root;
+		levels = first->levels;
+		first->root = second->root;
+		first->levels = second->levels;
+		second->root = root;
+		second->levels = levels;
+		pthread_mutex_unlock(&second->lock);
+		pthread_mutex_unlock(&first->lock);
+	}
 }
 
 static void
@@ -124,39 +180,6 @@ make_node(void)
 	return node;
 }
 
-/* What is there becomes the first branch of a new root. */
-static int
-raise_stripe(struct stripe *stripe, unsigned levels)
-{
-	for (; stripe->levels < levels; stripe->levels++) {
-		struct memory_node *root;
-
-		if (!stripe->root)
-			continue;
-		root = make_node();
-		if (!root)
-			return -ENOMEM;
-		root->child[0] = stripe->root;
-		root->used = 1;
-		stripe->root = root;
-	}
-	return 0;
-}
-
-int
-tree_grow(struct memory_tree *tree, uint64_t chunks)
-{
-	unsigned levels = count_levels(chunks);
-	int rc = 0;
-
-	for (unsigned i = 0; !rc && i < STRIPES; i++) {
-		pthread_mutex_lock(&tree->stripe[i].lock);
-		rc = raise_stripe(&tree->stripe[i], levels);
-		pthread_mutex_unlock(&tree->stripe[i].lock);
-	}
-	return rc;
-}
-
 struct memory_node *
 tree_make(struct memory_tree *tree, uint64_t leaf)
 {
@@ -212,8 +235,8 @@ tree_prune(struct memory_tree *tree, uint64_t leaf)
 struct memory_node *
 tree_next(const struct memory_tree *tree, uint64_t *leaf)
 {
-	uint64_t key = *leaf / STRIPES;
 	const struct stripe *stripe = &tree->stripe[*leaf % STRIPES];
+	uint64_t key = *leaf / STRIPES;
 	uint64_t keys = (uint64_t)1 << (SLOT_BITS * stripe->levels);
 
 	/* Each round finds a leaf or moves the key past the node where there was none. */

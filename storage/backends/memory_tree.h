@@ -49,8 +49,11 @@ int tree_start(void);
 void tree_stop(void);
 
 void tree_init(struct memory_tree *tree, uint64_t chunks);
-/* Makes room for so many chunks, where there was less. 0 or -ENOMEM. Any thread, no stripe held. */
-int tree_grow(struct memory_tree *tree, uint64_t chunks);
+/* Room for more chunks; takes the stripes' locks. False: no memory, and nothing is different to
+ * see. */
+bool tree_grow(struct memory_tree *tree, uint64_t chunks);
+/* Two trees change what they hold; takes the stripes' locks, a's first. */
+void tree_swap(struct memory_tree *a, struct memory_tree *b);
 /* Frees all nodes; the chunks are the caller's. */
 void tree_destroy(struct memory_tree *tree);
 
