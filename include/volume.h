@@ -63,6 +63,26 @@ int volume_clear(struct volume *volume, void (*done)(void *arg, int rc, const ch
 	struct error *error);
 /* Notices what a device did by itself: it has grown, or is gone. About once a second. */
 void volume_look(struct volume *volume);
+/*
+ * Copies, for drivers that can (memory); one change of a volume at a time. 0: begun, and done() follows on
+ * the main thread, later. -errno: refused, with *error. None of them keeps a loop waiting.
+ *
+ * A snapshot is what the volume was at one instant between writes, and from then on a volume of its own
+ * (`made`, with one reference; NULL where rc is not 0) that shares what neither changes.
+ */
+typedef void volume_copied(void *arg, struct volume *made, int rc, const char *text);
+int volume_snapshot(struct volume *volume, const char *name, volume_copied *done, void *arg,
+	struct error *error);
+/* Such a snapshot, into a raw sparse file, which is replaced whole or not at all. */
+int volume_save(struct volume *volume, const char *path, volume_copied *done, void *arg,
+	struct error *error);
+/* A raw file, not longer than the volume, becomes all of its content at one instant. */
+int volume_load(struct volume *volume, const char *path, volume_copied *done, void *arg,
+	struct error *error);
+
+/* Copies on their way, of all volumes. Any thread. */
+unsigned volume_copies(void);
+
 /* On each loop after a layer was set (fault.h, qos.h): what this loop submits from now on sees it. */
 void volume_layers_apply(struct volume *volume);
 

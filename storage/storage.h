@@ -208,6 +208,13 @@ chain_pop(struct request_chain *chain)
 /* volume.c: the calling loop's lane, made if need be. NULL: no memory. */
 struct lane *volume_lane(struct volume *volume);
 
+/* A volume without its driver's state, which is to become open by volume_settle(), with what the driver made
+ * of its info, or to be abandoned. 0 or -errno with *error. Main thread. */
+int volume_make(const struct conf_volume *conf, const struct blk_driver *driver,
+	struct volume **made, struct error *error);
+void volume_settle(struct volume *volume, void *state, const struct blk_info *found);
+void volume_abandon(struct volume *volume);
+
 /* blocking.c */
 int jobs_start(struct volume *volume);
 void jobs_stop(struct volume *volume);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "fault.h"
 #include "storage.h"
 #include "uring.h"
 
@@ -159,12 +160,11 @@ make_uuid(const char *name, uint8_t uuid[16])
 	uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
 }
 
-static int
-open_driver(struct volume *volume, struct error *error)
+/* What is known before the driver is asked. */
+static void
+prepare_info(struct volume *volume)
 {
-	const struct blk_driver *driver = volume->driver;
 	struct blk_info *info = &volume->info;
-	int rc;
 
 	*info = (struct blk_info){.block_size = volume->conf.block_size,
 		.physical_block_size = volume->conf.physical_block_size
@@ -175,9 +175,16 @@ open_driver(struct volume *volume, struct error *error)
 		.read_only = volume->conf.read_only,
 		.rotational = volume->conf.rotational};
 	make_uuid(volume->name, info->uuid);
-	rc = driver->open(&volume->conf, info, &volume->state, error);
-	if (rc)
-		return rc;
+}
+
+void
+volume_settle(struct volume *volume, void *state, const struct blk_info *found)
+{
+	const struct blk_driver *driver = volume->driver;
+	struct blk_info *info = &volume->info;
+
+	volume->state = state;
+	*info = *found;
 	CHECK(info->size <= LIMIT_VOLUME_SIZE && info->size % info->block_size == 0);
 	CHECK(info->alignment && (info->alignment & (info->alignment - 1)) == 0);
 	CHECK(info->transfer_max && info->transfer_max % info->alignment == 0);
@@ -191,7 +198,6 @@ open_driver(struct volume *volume, struct error *error)
 	volume->align_mask = info->alignment - 1;
 	atomic_init(&volume->size, info->size);
 	volume->measured = driver->measure ? driver->measure(volume->state) : 0;
-	return 0;
 }
 
 static void
@@ -206,8 +212,8 @@ free_volume(struct volume *volume)
 }
 
 int
-volume_open_driver(const struct conf_volume *conf, const struct blk_driver *driver,
-	struct volume **opened, struct error *error)
+volume_make(const struct conf_volume *conf, const struct blk_driver *driver, struct volume **made,
+	struct error *error)
 {
 	struct volume *volume;
 	int rc = check_name(conf->name, error);
@@ -234,17 +240,45 @@ volume_open_driver(const struct conf_volume *conf, const struct blk_driver *driv
 		goto fail;
 	}
 	strcpy(volume->name, conf->name);
-	rc = open_driver(volume, error);
-	if (rc)
-		goto fail_jobs;
-	*opened = volume;
+	prepare_info(volume);
+	*made = volume;
 	return 0;
 
-fail_jobs:
-	jobs_stop(volume);
 fail:
 	free_volume(volume);
 	return rc;
+}
+
+void
+volume_abandon(struct volume *volume)
+{
+	jobs_stop(volume);
+	free_volume(volume);
+}
+
+int
+volume_open_driver(const struct conf_volume *conf, const struct blk_driver *driver,
+	struct volume **opened, struct error *error)
+{
+	struct volume *volume;
+	struct blk_info info;
+	void *state;
+	int rc = volume_make(conf, driver, &volume, error);
+
+	if (rc)
+		return rc;
+	info = volume->info;
+	if (conf->fault)
+		rc = volume_fault_set(volume, conf->fault, error);
+	if (!rc)
+		rc = driver->open(&volume->conf, &info, &state, error);
+	if (rc) {
+		volume_abandon(volume);
+		return rc;
+	}
+	volume_settle(volume, state, &info);
+	*opened = volume;
+	return 0;
 }
 
 int

@@ -649,6 +649,37 @@ submit_memory(void *state, struct blk_request *request)
 	}
 }
 
+/* What lies behind the end comes back as zeroes. Nothing is in flight when it shrinks. */
+static int
+resize_memory(void *state, uint64_t size, struct error *error)
+{
+	struct memory *memory = state;
+	struct span tail = first_span(size, CHUNK_SIZE);
+	struct stripe *stripe = tree_stripe(&memory->tree, tail.leaf);
+	struct memory_node *leaf;
+	bool cleared = true;
+
+	if (size >= memory->size) {
+		if (!tree_grow(&memory->tree, count_chunks(size)))
+			return error_set(error, -ENOMEM, "no memory");
+		memory->size = size;
+		return 0;
+	}
+	if (tail.within) {
+		pthread_mutex_lock(&stripe->lock);
+		leaf = tree_find(&memory->tree, tail.leaf);
+		if (leaf && leaf->entry[tail.slot].present)
+			cleared = clear_pages(memory, &leaf->entry[tail.slot], tail.within,
+				CHUNK_SIZE - tail.within);
+		pthread_mutex_unlock(&stripe->lock);
+	}
+	if (!cleared)
+		return error_set(error, -ENOSPC, "no memory for a chunk of its own");
+	memory_drop_from(memory, count_chunks(size));
+	memory->size = size;
+	return 0;
+}
+
 static uint64_t
 memory_allocated(void *state)
 {
@@ -680,6 +711,7 @@ const struct blk_driver memory_driver = {
 	.open = open_memory,
 	.close = close_memory,
 	.submit = submit_memory,
+	.resize = resize_memory,
 	.clone = clone_memory,
 	.save = save_memory,
 	.load = load_memory,
