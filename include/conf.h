@@ -77,6 +77,7 @@ struct conf {
 	char *control; /* "none"; NULL: not given, the default path */
 	unsigned loops;
 	unsigned connections;
+	unsigned handshake_timeout, login_timeout, request_timeout, output_timeout; /* seconds */
 	bool insecure;
 	bool stdio;      /* one connection on standard input and output, and nothing else */
 	unsigned passed; /* sockets that are listening already (activation.h) */

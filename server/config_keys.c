@@ -161,6 +161,19 @@ static const struct config_key limits_keys[] = {
 		.fallback = "1024",
 		.help = "Connections served at a time, NBD and iSCSI together; "
 			"one more is closed at once."},
+	{"handshake_timeout", KEY_NUMBER, IN(conf, handshake_timeout), .min = 1, .max = 3600,
+		.fallback = "10",
+		.help = "Seconds that an NBD client may take to choose an export, TLS included."},
+	{"login_timeout", KEY_NUMBER, IN(conf, login_timeout), .min = 1, .max = 3600,
+		.fallback = "15", .help = "Seconds that an iSCSI initiator may take to log in."},
+	{"request_timeout", KEY_NUMBER, IN(conf, request_timeout), .min = 1, .max = 3600,
+		.fallback = "30",
+		.help = "Seconds without a byte in the middle of a request or PDU, "
+			"after which its connection is closed."},
+	{"output_timeout", KEY_NUMBER, IN(conf, output_timeout), .min = 1, .max = 3600,
+		.fallback = "60",
+		.help = "Seconds in which a client takes nothing of what it is sent, "
+			"after which its connection is closed."},
 	{0},
 };
 
@@ -216,6 +229,9 @@ const struct config_section *const config_sections[] = {&config_root, &config_vo
 	&target_section, &lun_section, &limits_section, &tls_section, NULL};
 
 _Static_assert(LIMIT_CONNECTIONS == 1024, "limits: connections says its default in words");
+_Static_assert(LIMIT_NBD_HANDSHAKE == 10 * SECOND_NS && LIMIT_ISCSI_LOGIN == 15 * SECOND_NS &&
+		       LIMIT_PARTIAL_IDLE == 30 * SECOND_NS && LIMIT_OUTPUT_STALL == 60 * SECOND_NS,
+	"limits: the timeouts say their defaults in words");
 
 const struct config_key *
 config_key_find(const struct config_section *section, const char *name)

@@ -28,6 +28,7 @@
 #include "log.h"
 #include "loop.h"
 #include "options.h"
+#include "patience.h"
 #include "secure.h"
 #include "shutdown.h"
 #include "stdio_conn.h"
@@ -197,6 +198,15 @@ stop_layers(void)
 	storage_stop();
 }
 
+static void
+set_patience(const struct conf *conf)
+{
+	patience.handshake = conf->handshake_timeout * SECOND_NS;
+	patience.login = conf->login_timeout * SECOND_NS;
+	patience.partial = conf->request_timeout * SECOND_NS;
+	patience.output = conf->output_timeout * SECOND_NS;
+}
+
 static int
 run_daemon(const struct conf *conf, const struct passed_socket *passed)
 {
@@ -207,6 +217,7 @@ run_daemon(const struct conf *conf, const struct passed_socket *passed)
 	signals_block();
 	if (conf->stdio)
 		stdio_spare_stderr();
+	set_patience(conf);
 	descriptors = raise_descriptors(conf->connections);
 	rc = secure_load(conf, &error);
 	if (rc == 0)

@@ -9,6 +9,7 @@
 #include "catalogue.h"
 #include "check.h"
 #include "log.h"
+#include "patience.h"
 
 /*
  * Life of a connection. RFC 7143 8.1.2, the target's side; a row is a transition of the RFC. Events
@@ -209,19 +210,19 @@ sweep_conn(struct iscsi_conn *conn, uint64_t now)
 		return;
 	/* R05. A PDU has 30 s, and 10 s more for each 64 KiB of it. */
 	if (conn->state != CONN_LOGGED_IN && conn->state != CONN_IN_LOGOUT && !conn->closing) {
-		if (now - conn->since > LIMIT_ISCSI_LOGIN) {
+		if (now - conn->since > patience.login) {
 			iscsi_conn_event(conn, EVENT_LOGIN_FAILED);
 			iscsi_conn_die(conn, "login took too long");
 			return;
 		}
 	}
 	if (conn->rx.started && !conn->rx.blocked && !conn->rx.left && !conn->closing &&
-		now - conn->rx.started > LIMIT_PARTIAL_IDLE + (uint64_t)conn->rx.data_length /
+		now - conn->rx.started > patience.partial + (uint64_t)conn->rx.data_length /
 								      (64 * KIB) * 10 * SECOND_NS) {
 		iscsi_conn_die(conn, "a PDU took too long to arrive");
 		return;
 	}
-	if (!send_queue_empty(&conn->queue) && now - conn->queue.progress_ns > LIMIT_OUTPUT_STALL) {
+	if (!send_queue_empty(&conn->queue) && now - conn->queue.progress_ns > patience.output) {
 		iscsi_conn_die(conn, "does not take what it asked for");
 		return;
 	}
@@ -230,7 +231,7 @@ sweep_conn(struct iscsi_conn *conn, uint64_t now)
 	TAILQ_FOREACH(task, &conn->session->tasks, link) {
 		if (task->state == TASK_COLLECT && task->reserved &&
 			(task->solicited || task->unsolicited) &&
-			now - task->progress > LIMIT_PARTIAL_IDLE) {
+			now - task->progress > patience.partial) {
 			iscsi_conn_die(conn, "the data of a write does not come");
 			return;
 		}

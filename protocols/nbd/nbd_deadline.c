@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "limits.h"
+#include "patience.h"
 
 static bool
 is_partial(const struct nbd_conn *conn)
@@ -78,10 +79,10 @@ is_older(uint64_t now, uint64_t then, uint64_t limit)
 static const char *
 find_overdue(struct nbd_conn *conn, uint64_t now)
 {
-	if (nbd_negotiating(conn) && is_older(now, conn->since, LIMIT_NBD_HANDSHAKE))
+	if (nbd_negotiating(conn) && is_older(now, conn->since, patience.handshake))
 		return "negotiation took too long";
 	if (!send_queue_empty(&conn->output) &&
-		is_older(now, conn->output.progress_ns, LIMIT_OUTPUT_STALL))
+		is_older(now, conn->output.progress_ns, patience.output))
 		return "takes no answers";
 	if (conn->phase == NBD_LINGER && is_older(now, conn->progress_ns, LIMIT_NBD_LINGER))
 		return "does not close";
@@ -92,7 +93,7 @@ find_overdue(struct nbd_conn *conn, uint64_t now)
 		nbd_deadline_restart(conn);
 		return NULL;
 	}
-	if (is_older(now, conn->progress_ns, LIMIT_PARTIAL_IDLE))
+	if (is_older(now, conn->progress_ns, patience.partial))
 		return "stopped in the middle of a request";
 	if (is_older(now, conn->window_ns, LIMIT_PARTIAL_WINDOW)) {
 		/* Silence has its own, longer limit. */
