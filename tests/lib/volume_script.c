@@ -53,6 +53,7 @@ open_script(
 	info->native = ((1u << BLK_OPS) - 1) & ~o->missing;
 	info->volatile_cache = o->volatile_cache;
 	info->buffered = o->buffered;
+	info->fua = o->fua;
 	info->sparse = true;
 	info->fast_zero = !o->no_fast_zero;
 	info->carried_inline = carried_inline(o);

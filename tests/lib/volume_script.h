@@ -47,6 +47,7 @@ struct volume_script_options {
 	bool rotational;
 	bool volatile_cache;
 	bool buffered;
+	bool fua; /* a WRITE with FUA is its own sync */
 	bool no_fast_zero;
 	bool not_inline; /* blk_inline() is false although nothing is held */
 	bool blocking;   /* blocking functions on workers instead of submit(); nothing is held */

@@ -27,7 +27,9 @@ loop_device_attach(struct loop_device *device, const char *file, uint32_t block_
 	device->fd = -1;
 	/* Somebody else may take the free one first. */
 	for (int tries = 0; rc == -EBUSY && tries < 20; tries++) {
-		struct loop_config config = {.fd = (uint32_t)backing, .block_size = block_size};
+		struct loop_config config = {.fd = (uint32_t)backing,
+			.block_size = block_size,
+			.info.lo_flags = LO_FLAGS_AUTOCLEAR};
 		int number = ioctl(control, LOOP_CTL_GET_FREE);
 
 		if (number < 0) {

@@ -54,6 +54,117 @@ fua_is_the_operation_then_a_sync(void **state)
 	}
 }
 
+/*
+ * Where a WRITE with FUA is its own sync, several syncs are in the kernel at once, and it tells a failed
+ * write-back to one of them only: a success waits for those that it overlapped.
+ */
+static struct volume_script *
+open_fua(void)
+{
+	return volume_script_open(
+		&(struct volume_script_options){.volatile_cache = true, .fua = true});
+}
+
+static void
+fua_write_of_the_driver_is_one_step(void **state)
+{
+	struct volume_script *s = open_fua();
+	struct blk_handle *handle = open_handle(volume_script_volume(s));
+	uint8_t data[512] = {1};
+
+	(void)state;
+	assert_int_equal(do_io(handle, BLK_WRITE, BLK_FUA, 0, 512, data), 0);
+	assert_int_equal(count_calls(s, BLK_FLUSH), 0);
+	assert_int_equal(volume_script_call(s, 0)->flags, BLK_FUA);
+	/* What is not a WRITE is followed by the shared one. */
+	assert_int_equal(do_io(handle, BLK_ZERO, BLK_FUA, 0, 512, NULL), 0);
+	assert_int_equal(count_calls(s, BLK_FLUSH), 1);
+	blk_close(handle);
+	volume_script_close(s);
+}
+
+static void
+success_waits_for_overlapping_syncs(void **state)
+{
+	struct volume_script *s = open_fua();
+	struct blk_handle *handle[2];
+	struct io early, late, flush, after;
+	uint8_t data[512] = {1};
+
+	(void)state;
+	volume_script_hold(s, true);
+	for (unsigned i = 0; i < 2; i++) {
+		virtual_as(loop_by_index(i));
+		handle[i] = open_handle(volume_script_volume(s));
+	}
+	io_submit(&late, handle[1], BLK_WRITE, BLK_FUA, 512, 512, data);
+	virtual_as(loop_by_index(0));
+	io_submit(&early, handle[0], BLK_WRITE, BLK_FUA, 0, 512, data);
+	io_submit(&flush, handle[0], BLK_FLUSH, 0, 0, 0, NULL);
+	virtual_run_until_idle();
+	assert_int_equal(volume_script_calls(s), 3);
+	/* Both overlapped `late`, which is still with the driver. */
+	volume_script_complete(s, 1, 0);
+	volume_script_complete(s, 2, 0);
+	virtual_run_until_idle();
+	assert_int_equal(early.completed, 0);
+	assert_int_equal(flush.completed, 0);
+	/* This one did not overlap `early`, and is no reason to hold it back. */
+	io_submit(&after, handle[0], BLK_WRITE, BLK_FUA, 1024, 512, data);
+	volume_script_complete(s, 0, 0);
+	virtual_run_until_idle();
+	assert_int_equal(late.completed, 0); /* it overlapped `after` */
+	assert_int_equal(early.completed, 1);
+	assert_int_equal(flush.completed, 1);
+	assert_int_equal(early.blk.rc | flush.blk.rc, 0);
+	volume_script_complete(s, 3, 0);
+	virtual_run_until_idle();
+	assert_int_equal(late.completed, 1);
+	assert_int_equal(after.completed, 1);
+	assert_int_equal(late.blk.rc | after.blk.rc, 0);
+	for (unsigned i = 0; i < 2; i++) {
+		virtual_as(loop_by_index(i));
+		blk_close(handle[i]);
+	}
+	virtual_as(loop_main());
+	volume_script_close(s);
+}
+
+static void
+failed_sync_takes_those_it_overlapped_with_it(void **state)
+{
+	const int failures[] = {-EIO, -ENOSPC};
+
+	(void)state;
+	for (unsigned flushed = 0; flushed < 2; flushed++)
+		for (unsigned i = 0; i < ARRAY_SIZE(failures); i++) {
+			struct volume_script *s = open_fua();
+			struct blk_handle *handle = open_handle(volume_script_volume(s));
+			uint8_t data[512] = {1};
+			struct io good, bad;
+
+			volume_script_hold(s, true);
+			io_submit(&good, handle, BLK_WRITE, BLK_FUA, 0, 512, data);
+			io_submit(&bad, handle, flushed ? BLK_FLUSH : BLK_WRITE,
+				flushed ? 0 : BLK_FUA, 512, flushed ? 0 : 512, data);
+			virtual_run_until_idle();
+			volume_script_complete(s, 0, 0);
+			virtual_run_until_idle();
+			assert_int_equal(good.completed, 0);
+			volume_script_complete(s, 1, failures[i]);
+			virtual_run_until_idle();
+			assert_int_equal(bad.completed, 1);
+			assert_int_equal(bad.blk.rc, failures[i]);
+			assert_int_equal(good.completed, 1);
+			assert_int_equal(good.blk.rc, -EIO);
+			assert_true(volume_broken(volume_script_volume(s)));
+			assert_int_equal(do_io(handle, BLK_WRITE, BLK_FUA, 0, 512, data), -EIO);
+			blk_close(handle);
+			volume_script_close(s);
+			virtual_run_until_idle();
+		}
+}
+
 static void
 failed_operation_is_not_synced(void **state)
 {
@@ -268,6 +379,9 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(fua_is_the_operation_then_a_sync, settle),
+		cmocka_unit_test_teardown(fua_write_of_the_driver_is_one_step, settle),
+		cmocka_unit_test_teardown(success_waits_for_overlapping_syncs, settle),
+		cmocka_unit_test_teardown(failed_sync_takes_those_it_overlapped_with_it, settle),
 		cmocka_unit_test_teardown(failed_operation_is_not_synced, settle),
 		cmocka_unit_test_teardown(without_a_cache_nothing_is_synced, settle),
 		cmocka_unit_test_teardown(flushes_share_the_next_sync, settle),
