@@ -112,8 +112,9 @@ is_loopback(const union address *a)
 }
 
 /*
- * Options are wishes: a socket without them still serves. Fixed buffers only where there is no long
- * link: they switch the kernel's autotuning off.
+ * Options are wishes: a socket without them still serves. A fixed send buffer only where there is no
+ * long link: it switches the kernel's autotuning off. SO_RCVBUF is left alone: set on loopback it made
+ * 256 KiB writes cost half as much CPU again (92 against 62 us a request).
  */
 static void
 tune_socket(int fd, const union address *peer)
@@ -124,10 +125,8 @@ tune_socket(int fd, const union address *peer)
 
 	if (tcp)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	if (peer->any.sa_family == AF_UNIX || is_loopback(peer)) {
+	if (peer->any.sa_family == AF_UNIX || is_loopback(peer))
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
-		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
-	}
 }
 
 struct stream *
