@@ -153,6 +153,7 @@ serve(const struct conf *conf, uint64_t descriptors, struct error *error)
 	}
 	listeners_stop();
 	control_stop();
+	stdio_stop();
 	signals_unwatch();
 	catalogue_publish(NULL);
 	return rc;

@@ -19,7 +19,11 @@
 #define PIECE (64 * 1024)
 
 static int ours = -1; /* the end of the pair that the threads have */
-static struct loop_task over;
+
+/* Its write end is closed when all was carried out. The threads know no loop: nobody joins them, and
+ * they may outlive all loops. */
+static int over[2] = {-1, -1};
+static struct loop_watch watch;
 
 void
 stdio_spare_stderr(void)
@@ -76,9 +80,10 @@ carry_in(void *unused)
 }
 
 static void
-end_daemon(struct loop_task *task)
+end_daemon(struct loop_watch *ended, unsigned events)
 {
-	(void)task;
+	(void)events;
+	loop_watch_stop(ended);
 	shutdown_begin(true);
 }
 
@@ -87,7 +92,7 @@ carry_out(void *unused)
 {
 	carry_bytes(ours, STDOUT_FILENO);
 	shutdown(ours, SHUT_RDWR);
-	loop_post(loop_main(), &over);
+	close(over[1]);
 	return unused;
 }
 
@@ -117,14 +122,23 @@ stdio_start(struct error *error)
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return error_set(error, -errno, "--stdio: %m");
 	ours = pair[0];
-	over.run = end_daemon;
-	rc = start_thread(carry_out);
-	if (rc == 0) {
+	rc = pipe2(over, O_CLOEXEC) < 0 ? -errno : 0;
+	if (rc == 0)
+		rc = loop_watch_start(loop_main(), &watch, over[0], LOOP_READ, end_daemon);
+	if (rc == 0)
+		rc = start_thread(carry_out);
+	if (rc == 0)
 		rc = start_thread(carry_in);
-		reception_hand_over(&nbd_frontend, NULL, pair[1], NULL);
-	} else {
-		close(pair[0]);
+	if (rc) {
 		close(pair[1]);
+		return error_set(error, rc, "--stdio: %s", strerror(-rc));
 	}
-	return rc ? error_set(error, rc, "--stdio: %s", strerror(-rc)) : 0;
+	reception_hand_over(&nbd_frontend, NULL, pair[1], NULL);
+	return 0;
+}
+
+void
+stdio_stop(void)
+{
+	loop_watch_stop(&watch);
 }

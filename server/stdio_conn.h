@@ -13,5 +13,7 @@ void stdio_spare_stderr(void);
 
 /* Begins to serve; when the connection has ended, the daemon does. 0 or -errno. */
 int stdio_start(struct error *error);
+/* Before the loops end. Harmless when it was not started. */
+void stdio_stop(void);
 
 #endif
