@@ -232,6 +232,23 @@ test_arrived_makes_room_for_payload(void **state)
 	assert_int_equal(clients[0].account.reserved[IOBUF_PAYLOAD], 0);
 }
 
+/* What is held already is counted without asking, and then others wait. */
+static void
+test_charge(void **state)
+{
+	(void)state;
+	assert_true(reserve(0, CLIENT, IOBUF_READY));
+	iobuf_charge(&clients[0].account, 100, IOBUF_READY);
+	assert_int_equal(clients[0].account.reserved[IOBUF_READY], CLIENT + 100);
+	assert_false(reserve(0, 1, IOBUF_READY));
+	unreserve(0, 100, IOBUF_READY);
+	virtual_run_until_idle();
+	assert_int_equal(clients[0].granted, 0);
+	unreserve(0, 1, IOBUF_READY);
+	virtual_run_until_idle();
+	assert_int_equal(clients[0].granted, 1);
+}
+
 static void
 test_one_client_starves_nobody(void **state)
 {
@@ -323,6 +340,7 @@ main(void)
 			test_payload_has_half, setup_clients, teardown_clients),
 		cmocka_unit_test_setup_teardown(
 			test_arrived_makes_room_for_payload, setup_clients, teardown_clients),
+		cmocka_unit_test_setup_teardown(test_charge, setup_clients, teardown_clients),
 		cmocka_unit_test_setup_teardown(
 			test_one_client_starves_nobody, setup_clients, teardown_clients),
 		cmocka_unit_test_setup_teardown(

@@ -240,6 +240,28 @@ test_full_socket(void **state)
 	close(fds[1]);
 }
 
+/* The peer sees the end and is still heard. */
+static void
+test_finish(void **state)
+{
+	char byte;
+	struct iovec iov = {&byte, 1};
+	struct stream *stream;
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+	stream = stream_plain_new(fds[0]);
+	assert_int_equal(stream_finish(stream), 0);
+	assert_int_equal(read(fds[1], &byte, 1), 0);
+	assert_int_equal(write(fds[1], "x", 1), 1);
+	assert_int_equal(stream_read(stream, &iov, 1), 1);
+	assert_int_equal(byte, 'x');
+	assert_int_equal(stream_write(stream, &iov, 1), -EPIPE);
+	stream_close(stream);
+	close(fds[1]);
+}
+
 /* Taken off one loop with bytes unread, and put on another. */
 static struct stream *moving;
 
@@ -297,6 +319,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_peer_that_has_gone, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_unix, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_socket, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_finish, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_move, setup, teardown),
 	};
 
