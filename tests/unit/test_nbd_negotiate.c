@@ -5,6 +5,7 @@
 
 #include "catalogue.h"
 #include "limits.h"
+#include "patience.h"
 
 static struct peer peer;
 
@@ -640,6 +641,30 @@ test_deadline(void **state)
 	assert_true(peer_is_open(&peer));
 }
 
+/* `limits` of the configuration. */
+static void
+test_deadlines_are_configurable(void **state)
+{
+	const struct patience usual = patience;
+
+	(void)state;
+	patience.handshake = 100 * SECOND_NS;
+	patience.partial = 200 * SECOND_NS;
+	peer_hello(&peer);
+	peer_advance(&peer, 99 * SECOND_NS);
+	assert_true(peer_is_open(&peer));
+	peer_advance(&peer, 3 * SECOND_NS);
+	assert_false(peer_is_open(&peer));
+	peer_go(&peer, "disk0", false);
+	peer_be32(&peer, NBD_REQUEST_MAGIC);
+	peer_flush(&peer);
+	peer_advance(&peer, 199 * SECOND_NS);
+	assert_true(peer_is_open(&peer));
+	peer_advance(&peer, 3 * SECOND_NS);
+	assert_false(peer_is_open(&peer));
+	patience = usual;
+}
+
 static void
 test_drain_during_option(void **state)
 {
@@ -738,6 +763,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_one_byte_at_a_time, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_answers_are_coalesced, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_deadline, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_deadlines_are_configurable, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_drain_during_option, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_drain_answers_the_option, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_drain_during_export_name, setup, teardown),
