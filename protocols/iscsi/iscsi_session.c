@@ -87,6 +87,13 @@ take_tsih(void)
 	return 0;
 }
 
+/* It waits for the first of the session's waits, or has got it and the session not yet been told. */
+static bool
+account_busy(const struct iobuf_account *account)
+{
+	return account->waiting || account->granting;
+}
+
 static void
 run_granted(struct iobuf_account *account)
 {
@@ -106,7 +113,7 @@ run_granted(struct iobuf_account *account)
 		}
 		/* granted() may have ended waits, or begun to ask by itself. */
 		wait = TAILQ_FIRST(&session->waits);
-		if (!wait || account->waiting || session->head_gone)
+		if (!wait || account_busy(account) || session->head_gone)
 			return;
 		if (!iobuf_reserve(account, wait->bytes, wait->use))
 			return;
@@ -122,7 +129,8 @@ iscsi_reserve(struct iscsi_session *session, struct iscsi_wait *wait, size_t byt
 	CHECK(!wait->queued);
 	if (bytes == 0)
 		return true;
-	if (first && !session->account.waiting && iobuf_reserve(&session->account, bytes, use))
+	if (first && !account_busy(&session->account) &&
+		iobuf_reserve(&session->account, bytes, use))
 		return true;
 	wait->bytes = bytes;
 	wait->use = use;
@@ -139,7 +147,7 @@ iscsi_wait_cancel(struct iscsi_session *session, struct iscsi_wait *wait)
 		return;
 	/* The account waits for the first one and cannot be told otherwise: it is given back when
 	 * granted. */
-	if (wait == TAILQ_FIRST(&session->waits) && session->account.waiting &&
+	if (wait == TAILQ_FIRST(&session->waits) && account_busy(&session->account) &&
 		!session->head_gone) {
 		session->head_gone = true;
 		session->head_bytes = wait->bytes;

@@ -335,6 +335,41 @@ test_hang_up_while_waiting(void **state)
 	release_disk();
 }
 
+/*
+ * The room that one write waits for comes free while both are aborted by the same request: it goes
+ * back, and what follows in the same bytes gets its own.
+ */
+static void
+test_abort_of_writes_beyond_the_budget(void **state)
+{
+	enum { BLOCKS = 16384, WRITES = LIMIT_IOBUF_CLIENT / (BLOCKS * 512) };
+	static uint8_t bytes[2 * ISCSI_BHS];
+	struct peer *peer = new_session(NULL);
+	uint8_t *bhs;
+	size_t n;
+
+	(void)state;
+	for (unsigned i = 0; i < WRITES; i++) {
+		peer_write10(peer, 0, BLOCKS);
+		peer_send(peer, NULL, 0);
+		peer_expect(peer, ISCSI_R2T);
+	}
+	peer_write10(peer, 0, BLOCKS);
+	peer_send(peer, NULL, 0);
+	peer_expect_nothing(peer);
+	bhs = peer_start(peer, ISCSI_TASK_REQUEST | ISCSI_IMMEDIATE);
+	bhs[BHS_FLAGS] = 0x80 | ISCSI_ABORT_TASK_SET;
+	put_be32(bhs + BHS_RTT, ISCSI_TAG_NONE);
+	n = peer_compose(peer, NULL, 0, bytes);
+	peer_write10(peer, 0, 8);
+	n += peer_compose(peer, NULL, 0, bytes + n);
+	pipe_feed(peer->pipe, bytes, n);
+	expect_answer(peer, ISCSI_FUNCTION_COMPLETE);
+	peer_expect(peer, ISCSI_R2T);
+	assert_int_equal(iobuf_reserved(0), 8 * 512);
+	peer_free(peer);
+}
+
 #define WORLD_TEST(f) cmocka_unit_test_setup_teardown(f, world_start, world_stop)
 
 int
@@ -352,6 +387,7 @@ main(void)
 		WORLD_TEST(test_resets),
 		WORLD_TEST(test_too_many_functions),
 		WORLD_TEST(test_hang_up_while_waiting),
+		WORLD_TEST(test_abort_of_writes_beyond_the_budget),
 	};
 
 	return cmocka_run_group_tests_name("iscsi_tmf", tests, NULL, NULL);
