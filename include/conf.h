@@ -79,6 +79,7 @@ struct conf {
 	unsigned connections;
 	unsigned handshake_timeout, login_timeout, request_timeout, output_timeout; /* seconds */
 	bool insecure;
+	bool allow_faults; /* fault.h */
 	bool stdio;      /* one connection on standard input and output, and nothing else */
 	unsigned passed; /* sockets that are listening already (activation.h) */
 	unsigned tls; /* enum tls_mode of the server; never TLS_UNSET once checked */

@@ -80,9 +80,6 @@ int volume_save(struct volume *volume, const char *path, volume_copied *done, vo
 int volume_load(struct volume *volume, const char *path, volume_copied *done, void *arg,
 	struct error *error);
 
-/* Copies on their way, of all volumes. Any thread. */
-unsigned volume_copies(void);
-
 /* On each loop after a layer was set (fault.h, qos.h): what this loop submits from now on sees it. */
 void volume_layers_apply(struct volume *volume);
 

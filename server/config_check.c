@@ -11,6 +11,7 @@
 #include "check.h"
 #include "config_keys.h"
 #include "config_load.h"
+#include "fault.h"
 #include "limits.h"
 #include "tls.h"
 #include "words.h"
@@ -120,6 +121,45 @@ check_file_keys(struct config *config, size_t index)
 }
 
 static void
+check_memory_keys(struct config *config, size_t index)
+{
+	const struct conf_volume *volume = &config->conf.volumes[index];
+	const struct {
+		const char *name;
+		bool given;
+	} keys[] = {{"limit", volume->limit > 0}, {"zero_detect", volume->zero_detect},
+		{"populate", volume->populate}, {"lock", volume->lock}, {"load", volume->load},
+		{"save", volume->save}};
+	char path[80];
+
+	if (!volume->backend || strcmp(volume->backend, "memory") == 0)
+		return;
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (keys[i].given)
+			config_problem(config,
+				path_of(path, "volumes[%zu].%s", index, keys[i].name),
+				"volume %s: %s is for memory volumes", volume->name, keys[i].name);
+}
+
+static void
+check_fault(struct config *config, size_t index)
+{
+	const struct conf_volume *volume = &config->conf.volumes[index];
+	struct error error;
+	char path[80];
+
+	if (!volume->fault)
+		return;
+	path_of(path, "volumes[%zu].fault", index);
+	if (!config->conf.allow_faults)
+		config_problem(config, path,
+			"volume %s: faults are not allowed (allow_faults: on allows them)",
+			volume->name);
+	else if (fault_check(volume->fault, &error))
+		config_problem(config, path, "volume %s: fault: %s", volume->name, error.text);
+}
+
+static void
 check_blocks(struct config *config, size_t index)
 {
 	struct conf_volume *volume = &config->conf.volumes[index];
@@ -135,9 +175,8 @@ check_blocks(struct config *config, size_t index)
 	if (volume->physical_block_size == 0 &&
 		!(volume->backend && strcmp(volume->backend, "device") == 0))
 		volume->physical_block_size = block;
-	if (volume->physical_block_size &&
-		(!is_power_of_two(volume->physical_block_size) ||
-			volume->physical_block_size < block))
+	if (volume->physical_block_size && (!is_power_of_two(volume->physical_block_size) ||
+						   volume->physical_block_size < block))
 		config_problem(config, path_of(path, "volumes[%zu].physical_block_size", index),
 			"volume %s: physical_block_size %u is not a power of two times "
 			"block_size %u",
@@ -166,6 +205,8 @@ config_check_volume(struct config *config, size_t index)
 	check_backend(config, index);
 	check_blocks(config, index);
 	check_file_keys(config, index);
+	check_memory_keys(config, index);
+	check_fault(config, index);
 	check_inquiry_text(config, index, "serial", volume->serial, 32);
 	check_inquiry_text(config, index, "vendor", volume->vendor, 8);
 	check_inquiry_text(config, index, "product", volume->product, 16);
@@ -354,7 +395,8 @@ check_listen(struct config *config, const char *protocol, struct conf_listen *li
 				"nbd %s: NBD's clients ask for TLS themselves: see --tls",
 				listens[i].address);
 		else if (address.tls && !config->conf.tls_certificate && !config->conf.tls_psk)
-			config_problem(config, path, "iscsi %s: TLS needs a certificate or a PSK file",
+			config_problem(config, path,
+				"iscsi %s: TLS needs a certificate or a PSK file",
 				listens[i].address);
 		else if ((address.is_unix || address.is_vsock) && strcmp(protocol, "iscsi") == 0)
 			config_problem(config, path, "iscsi %s: iSCSI is served over TCP only",

@@ -52,6 +52,29 @@ static const struct config_key volume_keys[] = {
 		.help = "SCSI vendor identification, at most 8 characters."},
 	{"product", KEY_TEXT, IN(conf_volume, product),
 		.help = "SCSI product identification, at most 16 characters."},
+	{"limit", KEY_SIZE, IN(conf_volume, limit), .max = LIMIT_VOLUME_SIZE,
+		.help = "Memory volumes: bytes that it may take, in steps of 64K. "
+			"Beyond it writes are answered ENOSPC until something is discarded. "
+			"Without it: as many as it has."},
+	{"zero_detect", KEY_SWITCH, IN(conf_volume, zero_detect), .fallback = "off",
+		.help = "Memory volumes: pages of 4K that are written full of zeroes take no memory."},
+	{"hugepages", KEY_SWITCH, IN(conf_volume, hugepages), .fallback = "on",
+		.help = "Memory volumes: ask the kernel for huge pages."},
+	{"populate", KEY_SWITCH, IN(conf_volume, populate), .fallback = "off",
+		.help = "Memory volumes: take all memory at the start; what is discarded later is "
+			"given back."},
+	{"lock", KEY_SWITCH, IN(conf_volume, lock), .fallback = "off",
+		.help = "Memory volumes: memory is never swapped out; what cannot be locked cannot "
+			"be written."},
+	{"load", KEY_TEXT, IN(conf_volume, load),
+		.help = "Memory volumes: a raw file, not longer than the volume, that is its content "
+			"at the start. "
+			"It may be missing where save names the same."},
+	{"save", KEY_TEXT, IN(conf_volume, save),
+		.help = "Memory volumes: a raw sparse file that gets the content at the end, whole or "
+			"not at all."},
+	{"fault", KEY_TEXT, IN(conf_volume, fault),
+		.help = "Fault rules, separated by semicolons, see FAULTS; needs allow_faults."},
 	{0},
 };
 
@@ -215,6 +238,8 @@ static const struct config_key root_keys[] = {
 		.help = "Event loops, each on a thread of its own. Without it: one per core."},
 	{"insecure", KEY_SWITCH, IN(conf, insecure), .fallback = "off",
 		.help = "Serve beyond loopback although nothing protects the volumes."},
+	{"allow_faults", KEY_SWITCH, IN(conf, allow_faults), .fallback = "off",
+		.help = "Let volumes fail on purpose, by their key fault and by slabctl fault."},
 	{"tls", KEY_GROUP, .section = &tls_section,
 		.help = "How NBD and iSCSI are secured by TLS."},
 	{.name = "metrics", .kind = KEY_LATER},

@@ -31,6 +31,7 @@ uint64_t control_uptime(void);
 
 /* One who asks. It takes the next request when the one before is answered. */
 struct control_client;
+struct volume;
 
 /* control_commands.c: carries out a request; exactly one answer follows, now or later. */
 void control_execute(struct control_client *client, const struct conf *conf, json_t *request);
@@ -38,14 +39,24 @@ void control_execute(struct control_client *client, const struct conf *conf, jso
 /* control_volumes.c */
 void control_add(struct control_client *client, const struct conf *conf, json_t *request);
 void control_remove(struct control_client *client, const struct conf *conf, json_t *request);
+/* Whether a volume may have this name; refused if not. */
+bool control_name_free(struct control_client *client, const struct conf *conf, const char *name);
+/* Offers an open volume, whose reference it takes over, and answers. */
+void control_offer(struct control_client *client, const struct conf *conf, struct volume *volume);
 /* Ends what removals still wait for. */
 void control_volumes_stop(void);
 
 /* control_changes.c */
 void control_resize(struct control_client *client, const struct conf *conf, json_t *request);
 void control_clear(struct control_client *client, const struct conf *conf, json_t *request);
+void control_snapshot(struct control_client *client, const struct conf *conf, json_t *request);
+void control_save(struct control_client *client, const struct conf *conf, json_t *request);
+void control_load(struct control_client *client, const struct conf *conf, json_t *request);
 /* Runs the main loop until those that are being made have ended: workers have their volumes. */
 void control_changes_finish(void);
+
+/* control_layers.c */
+void control_fault(struct control_client *client, const struct conf *conf, json_t *request);
 
 /* The answer. `result` is taken over; NULL says that there was no memory for it. */
 void control_answer(struct control_client *client, json_t *result);

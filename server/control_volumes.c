@@ -41,19 +41,53 @@ renew_catalogue(const struct conf *conf)
 	return catalogue_renew(conf, portals, nportals);
 }
 
+bool
+control_name_free(struct control_client *client, const struct conf *conf, const char *name)
+{
+	if (volumes_find(name))
+		control_refuse(client, "volume %s is already there", name);
+	else if (catalogue_name_taken(conf, name))
+		control_refuse(client,
+			"volume %s: the configuration offers something else under this name", name);
+	else
+		return true;
+	return false;
+}
+
+void
+control_offer(struct control_client *client, const struct conf *conf, struct volume *volume)
+{
+	const char *name = volume_name(volume);
+	struct served_volume *served = NULL;
+
+	if (stopping) {
+		control_refuse(client, "slabd is stopping");
+	} else if (!control_name_free(client, conf, name)) {
+		/* Said. */
+	} else if (volumes_take(volume, &served) != 0 || renew_catalogue(conf) != 0) {
+		control_refuse(client, "out of memory");
+		if (served)
+			volumes_drop(served);
+		else
+			volume_put(volume);
+		return;
+	} else {
+		log_info("volume %s added", name);
+		control_answer(client, json_pack("{s:s}", "added", name));
+		return;
+	}
+	volume_put(volume);
+}
+
 static void
 open_added(struct control_client *client, const struct conf *conf, const struct conf_volume *volume)
 {
 	struct served_volume *served = NULL;
 	struct error error;
 
-	if (volumes_find(volume->name)) {
-		control_refuse(client, "volume %s is already there", volume->name);
-	} else if (catalogue_name_taken(conf, volume->name)) {
-		control_refuse(client,
-			"volume %s: the configuration offers something else under this name",
-			volume->name);
-	} else if (volumes_open(volume, true, &served, &error) != 0) {
+	if (!control_name_free(client, conf, volume->name))
+		return;
+	if (volumes_open(volume, true, &served, &error) != 0) {
 		control_refuse(client, "%s", error.text);
 	} else if (renew_catalogue(conf) != 0) {
 		volumes_drop(served);
@@ -75,6 +109,7 @@ control_add(struct control_client *client, const struct conf *conf, json_t *requ
 		return;
 	}
 	if (config_init(&config)) {
+		config.conf.allow_faults = conf->allow_faults;
 		config_add_volume(&config, spec);
 		if (config.conf.nvolumes == 1)
 			config_check_volume(&config, 0);

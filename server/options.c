@@ -16,6 +16,7 @@ enum {
 	OPTION_CONTROL,
 	OPTION_METRICS,
 	OPTION_INSECURE,
+	OPTION_ALLOW_FAULTS,
 	OPTION_LOOPS,
 	OPTION_CHECK,
 	OPTION_PRINT,
@@ -37,6 +38,7 @@ static const struct option long_options[] = {
 	{"control", required_argument, NULL, OPTION_CONTROL},
 	{"metrics", required_argument, NULL, OPTION_METRICS},
 	{"insecure", no_argument, NULL, OPTION_INSECURE},
+	{"allow-faults", no_argument, NULL, OPTION_ALLOW_FAULTS},
 	{"loops", required_argument, NULL, OPTION_LOOPS},
 	{"check-config", no_argument, NULL, OPTION_CHECK},
 	{"print-config", no_argument, NULL, OPTION_PRINT},
@@ -82,6 +84,7 @@ options_help(void)
 	      "      --tls-psk FILE  pre-shared keys, a line IDENTITY:HEXKEY each\n"
 	      "      --stdio         serve one NBD connection on standard input and output\n"
 	      "      --insecure      serve beyond this machine although nothing protects the volumes\n"
+	      "      --allow-faults  let volumes fail on purpose (fault=, slabctl fault)\n"
 	      "      --loops N       event loops; default one per core\n"
 	      "      --check-config  only say what is wrong with the configuration\n"
 	      "      --print-config  only print the configuration that would be used, as YAML\n"
@@ -163,6 +166,9 @@ apply(struct config *config, int code, int index, enum options_action *action)
 		break;
 	case OPTION_INSECURE:
 		config->conf.insecure = true;
+		break;
+	case OPTION_ALLOW_FAULTS:
+		config->conf.allow_faults = true;
 		break;
 	case OPTION_LOOPS:
 		set_root(config, "loops", "--loops", optarg);

@@ -20,7 +20,6 @@
 #include "listener.h"
 #include "log.h"
 #include "loop.h"
-#include "volume.h"
 
 #define LOOK_AGAIN (20 * MS_NS)
 
@@ -132,11 +131,11 @@ loops_answered(struct gather *gather)
 		announce(connections, in_flight);
 	/* A session may outlive its stream, and a stream be on its way to its loop. */
 	connections += headcount_total();
-	drain.quiet = connections + in_flight + volume_copies() == 0 ? drain.quiet + 1 : 0;
+	drain.quiet = connections + in_flight == 0 ? drain.quiet + 1 : 0;
 	/* The second look comes after the turn in which the last one was freed. */
 	if (drain.quiet == 2) {
 		loop_stop_main();
-	} else if (now < drain.deadline || volume_copies() > 0) {
+	} else if (now < drain.deadline) {
 		if (loop_timer_start(loop_main(), &drain.timer, LOOK_AGAIN, look_again) != 0)
 			ask_loops(visit_count);
 	} else if (!drain.aborted) {

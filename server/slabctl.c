@@ -98,6 +98,19 @@ static const struct column listener_columns[] = {
 	{"ADDRESS", "address", CELL_TEXT, NULL},
 };
 
+static const struct column fault_columns[] = {
+	{"CANDIDATES", "candidates", CELL_NUMBER, NULL},
+	{"INJECTED", "injected", CELL_NUMBER, NULL},
+	{"RULE", "rule", CELL_TEXT, NULL},
+};
+
+static void
+show_faults(const json_t *result, bool colour)
+{
+	table_print(fault_columns, ARRAY_SIZE(fault_columns), json_object_get(result, "rules"),
+		NULL, colour);
+}
+
 static void
 show_status(const json_t *result, bool colour)
 {
@@ -148,16 +161,21 @@ static const struct command {
 	void (*show)(const json_t *result, bool colour); /* NULL: nothing to say when it is done */
 	const char *arguments[2]; /* the request's members that the arguments become */
 	bool force;               /* takes --force */
+	const char *rest; /* the member that all further words become; NULL: there are none */
 } commands[] = {
-	{"status", show_status, {NULL}, false},
-	{"volumes", show_volumes, {NULL}, false},
-	{"connections", show_connections, {NULL}, false},
-	{"stats", show_stats, {NULL}, false},
-	{"slabs", show_slabs, {NULL}, false},
-	{"add", NULL, {"volume"}, false},
-	{"remove", NULL, {"name"}, true},
-	{"resize", NULL, {"name", "size"}, true},
-	{"clear", NULL, {"name"}, false},
+	{"status", show_status, {NULL}, false, NULL},
+	{"volumes", show_volumes, {NULL}, false, NULL},
+	{"connections", show_connections, {NULL}, false, NULL},
+	{"stats", show_stats, {NULL}, false, NULL},
+	{"slabs", show_slabs, {NULL}, false, NULL},
+	{"add", NULL, {"volume"}, false, NULL},
+	{"remove", NULL, {"name"}, true, NULL},
+	{"resize", NULL, {"name", "size"}, true, NULL},
+	{"clear", NULL, {"name"}, false, NULL},
+	{"snapshot", NULL, {"name", "new"}, false, NULL},
+	{"save", NULL, {"name", "file"}, false, NULL},
+	{"load", NULL, {"name", "file"}, true, NULL},
+	{"fault", show_faults, {"name"}, false, "words"},
 };
 
 static void
@@ -176,6 +194,11 @@ print_help(void)
 	      "  remove NAME [--force]  take a volume away; --force also from its clients\n"
 	      "  resize NAME SIZE [--force]  make a volume larger; --force also smaller\n"
 	      "  clear NAME           lift the latch of a volume that failed\n"
+	      "  snapshot NAME NEW    a new volume with what NAME has now (memory volumes)\n"
+	      "  save NAME FILE       what NAME has now into a raw sparse file\n"
+	      "  load NAME FILE [--force]  a raw file becomes what NAME has\n"
+	      "  fault NAME show | set RULE | clear [OPERATIONS]\n"
+	      "                       let a volume fail on purpose: set write errno=EIO times=3\n"
 	      "\n"
 	      "Options:\n"
 	      "      --socket PATH    default $XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock\n"
@@ -272,8 +295,40 @@ ask(const char *path, const json_t *request)
 }
 
 static int
-run_command(const struct command *command, const char *socket, char **arguments, bool force,
-	bool json)
+count_arguments(const struct command *command)
+{
+	return (command->arguments[0] != NULL) + (command->arguments[1] != NULL);
+}
+
+/* A path is meant from here, not from where the daemon is. */
+static json_t *
+make_argument(const char *key, const char *text)
+{
+	char *here = strcmp(key, "file") == 0 && text[0] != '/' ? getcwd(NULL, 0) : NULL;
+	json_t *made = here ? json_sprintf("%s/%s", here, text) : json_string(text);
+
+	free(here);
+	return made;
+}
+
+/* All words up to the NULL behind them, with a space between. */
+static json_t *
+join_words(char **words)
+{
+	json_t *joined = json_string(*words ? *words : "");
+
+	while (joined && *words && *++words) {
+		json_t *longer = json_sprintf("%s %s", json_string_value(joined), *words);
+
+		json_decref(joined);
+		joined = longer;
+	}
+	return joined;
+}
+
+static int
+run_command(
+	const struct command *command, const char *socket, char **arguments, bool force, bool json)
 {
 	json_t *request = json_pack("{s:s}", "command", command->name);
 	const json_t *result;
@@ -284,10 +339,16 @@ run_command(const struct command *command, const char *socket, char **arguments,
 	for (size_t i = 0; request && i < ARRAY_SIZE(command->arguments); i++) {
 		if (!command->arguments[i] ||
 			json_object_set_new(request, command->arguments[i],
-				json_string(arguments[i])) == 0)
+				make_argument(command->arguments[i], arguments[i])) == 0)
 			continue;
-		fprintf(stderr, "slabctl: %s: \"%s\" is not UTF-8\n", command->name,
-			arguments[i]);
+		fprintf(stderr, "slabctl: %s: \"%s\" is not UTF-8\n", command->name, arguments[i]);
+		json_decref(request);
+		return EXIT_USAGE;
+	}
+	if (command->rest && request &&
+		json_object_set_new(request, command->rest,
+			join_words(arguments + count_arguments(command))) != 0) {
+		fprintf(stderr, "slabctl: %s: what follows is not UTF-8\n", command->name);
 		json_decref(request);
 		return EXIT_USAGE;
 	}
@@ -315,8 +376,7 @@ run_command(const struct command *command, const char *socket, char **arguments,
 static int
 complain_about_command(const char *name)
 {
-	static const char *const later[] = {"snapshot", "save", "load", "fault",
-		"kill", "reload", "events", "top"};
+	static const char *const later[] = {"kill", "reload", "events", "top"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(later); i++)
 		if (strcmp(later[i], name) == 0) {
@@ -342,22 +402,25 @@ take_command(int argc, char **argv, const char *socket, bool force, bool json)
 			command = &commands[i];
 	if (!command)
 		return complain_about_command(argv[0]);
-	wanted = 1 + (command->arguments[0] != NULL) + (command->arguments[1] != NULL);
+	wanted = 1 + count_arguments(command);
 	if (argc < wanted) {
 		fprintf(stderr, "slabctl: %s needs a %s%s\n", command->name,
 			strcmp(command->name, "add") == 0
 				? "volume: NAME=BACKEND:ARG[,KEY=VALUE]..."
 				: "volume's name",
-			wanted == 3 ? " and a size" : "");
+			wanted < 3                                   ? ""
+			: strcmp(command->arguments[1], "size") == 0 ? " and a size"
+			: strcmp(command->arguments[1], "new") == 0  ? " and a new one"
+								     : " and a file");
 		return EXIT_USAGE;
 	}
-	if (argc > wanted) {
+	if (argc > wanted && !command->rest) {
 		fprintf(stderr, "slabctl: %s: \"%s\" is one word too many\n", command->name,
 			argv[wanted]);
 		return EXIT_USAGE;
 	}
 	if (force && !command->force) {
-		fprintf(stderr, "slabctl: --force belongs to remove and resize\n");
+		fprintf(stderr, "slabctl: --force belongs to remove, resize and load\n");
 		return EXIT_USAGE;
 	}
 	return run_command(command, socket, argv + 1, force, json);

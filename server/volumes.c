@@ -49,6 +49,20 @@ volumes_open(const struct conf_volume *conf, bool added, struct served_volume **
 	return 0;
 }
 
+int
+volumes_take(struct volume *volume, struct served_volume **taken)
+{
+	struct served_volume *served = calloc(1, sizeof(*served));
+
+	if (!served)
+		return -ENOMEM;
+	served->volume = volume;
+	served->added = true;
+	TAILQ_INSERT_TAIL(&volumes, served, link);
+	*taken = served;
+	return 0;
+}
+
 void
 volumes_drop(struct served_volume *served)
 {

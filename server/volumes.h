@@ -38,6 +38,9 @@ int volumes_open_all(const struct conf *conf, struct error *error);
 int volumes_open(const struct conf_volume *conf, bool added, struct served_volume **served,
 	struct error *error);
 
+/* One that is open already; takes its reference over. 0 or -ENOMEM. */
+int volumes_take(struct volume *volume, struct served_volume **served);
+
 /* Out of the list; its reference is put. */
 void volumes_drop(struct served_volume *served);
 

@@ -13,8 +13,6 @@
 #include "check.h"
 #include "storage.h"
 
-static atomic_uint copies;
-
 struct copy {
 	struct volume *volume; /* a reference */
 	struct volume *made;   /* the snapshot, not open yet; NULL: it is none */
@@ -56,7 +54,6 @@ end_copy(struct copy *copy)
 	free(copy->path);
 	free(copy);
 	volume_put(volume);
-	atomic_fetch_sub(&copies, 1);
 }
 
 static void
@@ -218,14 +215,7 @@ make_copy(struct volume *volume, const char *path, volume_copied *done, void *ar
 	copy->done = done;
 	copy->arg = arg;
 	volume->changing = true;
-	atomic_fetch_add(&copies, 1);
 	return copy;
-}
-
-unsigned
-volume_copies(void)
-{
-	return atomic_load(&copies);
 }
 
 int

@@ -75,7 +75,6 @@ do_copy(int (*begin)(struct volume *, const char *, volume_copied *, void *, str
 	assert_int_equal(told.times, 0);
 	virtual_run_until_idle();
 	assert_int_equal(told.times, 1);
-	assert_int_equal(volume_copies(), 0);
 	return told.rc;
 }
 
