@@ -9,6 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char program_name[] = "nbdcheck";
+const char program_subject[] = "export";
+const char program_uris[] = "nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds and "
+			    "nbds+unix with TLS";
+
 enum { PSK_MAX = 64, IDENTITY_MAX = 128 };
 
 /* The key of OpenSSL's callback, which knows no better place to keep it. */
@@ -264,6 +269,12 @@ target_probe(struct test *t)
 		fail(t, "an export of at least 1 MiB", "one of %llu bytes",
 			(unsigned long long)target->size);
 	target->offers = sum_up(target);
+}
+
+bool
+target_is_read_only(const struct target *target)
+{
+	return (target->flags & READ_ONLY) != 0;
 }
 
 const char *

@@ -60,12 +60,16 @@ struct target {
 	unsigned offers;                                  /* of enum need */
 };
 
+/* What main.c and report.c say of this program. */
+extern const char program_name[], program_subject[], program_uris[];
+
 /* 0, or -1 with the reason in why. */
 int target_open(struct target *target, const char *uri, char *why, size_t why_size);
 void target_close(struct target *target);
 /* As a check: fails if there is no server to be tested. Writes to the target that t->target points
  * to. */
 void target_probe(struct test *t);
+bool target_is_read_only(const struct target *target);
 /* The first thing missing of needs, NULL if nothing is. */
 const char *target_lacks(const struct target *target, unsigned needs);
 

@@ -1,8 +1,6 @@
 #include "config.h"
 #include "test.h"
 
-#include "conn.h"
-
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>

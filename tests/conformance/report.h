@@ -1,6 +1,6 @@
-/* What nbdcheck prints: TAP while it runs, or one JSON document at the end. */
-#ifndef NBDCHECK_REPORT_H
-#define NBDCHECK_REPORT_H
+/* What both programs print: TAP while it runs, or one JSON document at the end. */
+#ifndef CONFORMANCE_REPORT_H
+#define CONFORMANCE_REPORT_H
 
 #include "target.h"
 #include "test.h"

@@ -3,8 +3,8 @@
  * thing that is wrong: fail(), skip() and a broken expect() do not return, and whatever was taken
  * or opened on the way is given back by test_run(). One thread.
  */
-#ifndef NBDCHECK_TEST_H
-#define NBDCHECK_TEST_H
+#ifndef CONFORMANCE_TEST_H
+#define CONFORMANCE_TEST_H
 
 #include <setjmp.h>
 #include <stdbool.h>
@@ -79,5 +79,8 @@ uint8_t *take_pattern(struct test *t, unsigned seed, size_t length);
 uint64_t test_random(struct test *t);
 
 int64_t now_ns(void);
+
+/* Each program's own, in its conn.c. */
+void conn_close(struct conn *c);
 
 #endif

@@ -1,7 +1,7 @@
 /*
- * nbdcheck: is this NBD server what the document says? main() reads the command line, looks at the
- * server once (target.c) and runs the checks of check_*.c one after another; each makes its own
- * connections.
+ * nbdcheck and iscsicheck: is this server what the standard says? main() reads the command line, looks
+ * at the server once (target.c) and runs the checks of check_*.c one after another; each makes its
+ * own connections. What differs between the two is behind target.h and checks.h.
  */
 #include "config.h"
 
@@ -29,10 +29,11 @@ static void
 print_usage(FILE *to)
 {
 	fprintf(to,
-		"usage: nbdcheck [--json] [--strict] [--read-only] [--only ID[,ID...]|GROUP]\n"
+		"usage: %s [--json] [--strict] [--read-only] [--only ID[,ID...]|GROUP]\n"
 		"                [--deadline SECONDS] [--seed NUMBER] URI\n"
-		"       nbdcheck --list [--only ID[,ID...]|GROUP]\n"
-		"URI: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds and nbds+unix with TLS\n");
+		"       %s --list [--only ID[,ID...]|GROUP]\n"
+		"URI: %s\n",
+		program_name, program_name, program_uris);
 }
 
 /* Is the word one of the comma-separated ones? */
@@ -74,8 +75,8 @@ check_only(const char *list)
 	for (const char *p = list; p != NULL && *p != '\0'; p += strcspn(p, ","), p += *p == ',') {
 		if (is_known(p, strcspn(p, ",")))
 			continue;
-		fprintf(stderr,
-			"nbdcheck: no check or group \"%.*s\" (groups:", (int)strcspn(p, ","), p);
+		fprintf(stderr, "%s: no check or group \"%.*s\" (groups:", program_name,
+			(int)strcspn(p, ","), p);
 		for (size_t g = 0; g < group_count; g++)
 			fprintf(stderr, " %s", groups[g]->name);
 		fprintf(stderr, "; --list names the checks)\n");
@@ -144,8 +145,8 @@ parse(int argc, char **argv, struct arguments *args)
 		case 'd':
 			if (!read_number(optarg, &args->deadline) || !(args->deadline >= 0.5) ||
 				args->deadline > 86400) {
-				fprintf(stderr, "nbdcheck: --deadline %s: seconds from 0.5 on\n",
-					optarg);
+				fprintf(stderr, "%s: --deadline %s: seconds from 0.5 on\n",
+					program_name, optarg);
 				return false;
 			}
 			break;
@@ -153,7 +154,7 @@ parse(int argc, char **argv, struct arguments *args)
 			args->seed = strtoull(optarg, NULL, 0);
 			break;
 		case 'V':
-			printf("nbdcheck %s\n", PACKAGE_VERSION);
+			printf("%s %s\n", program_name, PACKAGE_VERSION);
 			exit(0);
 		case 'h':
 			print_usage(stdout);
@@ -195,7 +196,7 @@ run(const struct arguments *args, struct target *target)
 	struct test t = {.target = target, .random = args->seed};
 	test_run(&t, target_probe, args->deadline);
 	if (t.verdict == FAIL || t.verdict == SKIP) {
-		fprintf(stderr, "nbdcheck: %s: expected %s, got %s (after %s)\n", args->uri,
+		fprintf(stderr, "%s: %s: expected %s, got %s (after %s)\n", program_name, args->uri,
 			t.expected, t.got, t.sent[0] != '\0' ? t.sent : "connecting");
 		return EXIT_UNREACHABLE;
 	}
@@ -225,7 +226,7 @@ main(int argc, char **argv)
 	struct target target = {.read_only = args.read_only, .deadline = args.deadline};
 	char why[4400];
 	if (target_open(&target, args.uri, why, sizeof why) != 0) {
-		fprintf(stderr, "nbdcheck: %s: %s\n", args.uri, why);
+		fprintf(stderr, "%s: %s: %s\n", program_name, args.uri, why);
 		target_close(&target);
 		return EXIT_UNREACHABLE;
 	}

@@ -1,8 +1,6 @@
 #include "config.h"
 #include "report.h"
 
-#include "wire.h"
-
 #include <jansson.h>
 #include <stdio.h>
 
@@ -29,10 +27,10 @@ report_start(struct report *report, const struct target *target)
 		return;
 	char size[48];
 	format_size(size, sizeof size, target->size);
-	printf("# nbdcheck %s · %s · %s, %s\n", PACKAGE_VERSION, target->uri_text, size,
-		target->flags & READ_ONLY ? "read-only" : "writable");
+	printf("# %s %s · %s · %s, %s\n", program_name, PACKAGE_VERSION, target->uri_text, size,
+		target_is_read_only(target) ? "read-only" : "writable");
 	if (target->offers & WRITABLE)
-		printf("# overwrites the whole export; --read-only does not\n");
+		printf("# overwrites the whole %s; --read-only does not\n", program_subject);
 }
 
 /* TAP ends a description at "#". */
@@ -120,7 +118,7 @@ print_json(struct report *report, const struct target *target, double seconds)
 		json_object_set_new(summary, verdict_names[v], json_integer(report->counts[v]));
 	json_object_set_new(summary, "seconds", json_real(seconds));
 	json_t *o = json_object();
-	json_object_set_new(o, "nbdcheck", json_string(PACKAGE_VERSION));
+	json_object_set_new(o, program_name, json_string(PACKAGE_VERSION));
 	json_object_set_new(o, "uri", make_string(target->uri_text));
 	json_object_set_new(o, "size", json_integer((json_int_t)target->size));
 	json_object_set_new(o, "read_only", json_boolean((target->offers & WRITABLE) == 0));
