@@ -39,7 +39,7 @@ parse_vsock(const char *text, struct address *address, struct error *error)
 {
 	uint64_t port;
 
-	if (!parse_number(text, &port) || port == 0 || port >= VMADDR_PORT_ANY) {
+	if (!parse_number(text, &port) || port == 0 || port >= (uint32_t)VMADDR_PORT_ANY) {
 		error_set(error, -EINVAL, "\"%s\" is not a vsock port (1 to 4294967294)", text);
 		return false;
 	}
