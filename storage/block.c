@@ -277,6 +277,12 @@ blk_restart(struct blk_request *request)
 	start_request(request);
 }
 
+int
+blk_recheck(const struct blk_request *request)
+{
+	return check_request(request->handle->volume, request);
+}
+
 void
 blk_complete(struct blk_request *request, int rc)
 {

@@ -126,6 +126,9 @@ range_frozen(struct freeze *freeze, int rc)
 	struct emulation *e = container_of(freeze, struct emulation, freeze);
 
 	e->frozen = rc == 0;
+	/* B9: another freeze, that this one waited for, may have changed what the first checks saw. */
+	if (!rc)
+		rc = blk_recheck(e->parent);
 	if (rc)
 		emulation_end(e, rc);
 	else

@@ -1,8 +1,8 @@
 /*
  * What the block layer's files share; nobody outside storage/ includes it.
  *
- * A request's way: blk_submit() -> start_request() -> dispatch_request() -> the driver, on this
- * loop or on a worker -> blk_complete() -> finish_request() on the home loop -> done().
+ * A request's way: blk_submit() -> start_request() -> blk_dispatch() -> the driver, on this
+ * loop or on a worker -> blk_complete() -> blk_finish() on the home loop -> done().
  *
  * Threads: a handle and a lane are touched by their loop only, but for counters and what is said to
  * be under the volume's lock. Locks: the volume's `lock` and the jobs' `lock` are never held
@@ -160,6 +160,8 @@ void blk_dispatch(struct blk_request *request);
 void blk_drive(struct blk_request *request);
 /* Starts a request again from the first check (design section 3, freeze (5)). Its loop. */
 void blk_restart(struct blk_request *request);
+/* The first checks alone, for one that goes on where it is. 0 or -errno. Its loop. */
+int blk_recheck(const struct blk_request *request);
 /* Takes a request off its lane's in_flight; freezes do not wait for it any more. Its loop. */
 void blk_unlist(struct blk_request *request);
 /* task.run of every request that a driver has. */

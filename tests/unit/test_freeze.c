@@ -338,6 +338,44 @@ compare_and_write_gives_up_in_time(void **state)
 	close_two(&two);
 }
 
+/*
+ * A request that finds the volume frozen only when it freezes a part itself waits behind that freeze:
+ * what is true after it is what counts (B9), here a volume that was made smaller.
+ */
+static void
+emulation_is_checked_again_behind_a_freeze(void **state)
+{
+	struct two two = open_two();
+	uint8_t data[1024] = {0};
+	struct io compare;
+	struct owner owner;
+	unsigned calls;
+
+	(void)state;
+	virtual_as(loop_by_index(1));
+	start_owner(&owner, two.volume, 0, MIB, FREEZE_ALL);
+	/* The other loop has not been told yet. */
+	virtual_as(loop_by_index(0));
+	io_submit(&compare, two.handle[0], BLK_COMPARE_WRITE, 0, MIB - 512, 512, data);
+	virtual_run_until_idle();
+	assert_int_equal(owner.called, 1);
+	assert_int_equal(owner.rc, 0);
+	assert_int_equal(compare.completed, 0);
+	calls = volume_script_calls(two.script);
+	atomic_store(&two.volume->size, MIB / 2);
+	virtual_as(loop_by_index(1));
+	freeze_release(&owner.freeze);
+	virtual_run_until_idle();
+	assert_int_equal(compare.completed, 1);
+	assert_int_equal(compare.blk.rc, -ERANGE);
+	assert_int_equal(volume_script_calls(two.script), calls);
+	/* It left no freeze behind. */
+	virtual_as(loop_by_index(0));
+	assert_int_equal(do_io(two.handle[0], BLK_WRITE, 0, 0, 512, data), 0);
+	atomic_store(&two.volume->size, MIB);
+	close_two(&two);
+}
+
 int
 main(void)
 {
@@ -351,6 +389,7 @@ main(void)
 		cmocka_unit_test_teardown(late_loop_inherits_the_freeze, settle),
 		cmocka_unit_test_teardown(compare_and_writes_are_atomic, settle),
 		cmocka_unit_test_teardown(compare_and_write_gives_up_in_time, settle),
+		cmocka_unit_test_teardown(emulation_is_checked_again_behind_a_freeze, settle),
 	};
 
 	return cmocka_run_group_tests_name("freeze", tests, setup_loops, teardown_loops);
