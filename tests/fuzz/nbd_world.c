@@ -19,6 +19,7 @@ static struct export exports[] = {
 	{.name = "hidden", .hidden = true},
 	{.name = "ro", .description = "the read-only one", .read_only = true},
 	{.name = "big", .min_block = 8192},
+	{.name = "secret", .tls = TLS_REQUIRE},
 };
 
 static struct catalogue catalogue;
@@ -67,7 +68,7 @@ restore_volume(struct world *world)
 	for (size_t i = 0; i < WORLD_SIZE; i += 4096)
 		memset(data + i, (int)(i / 4096 % 251 + 1), 4096);
 	volume_script_punch(world->script, 64 * 1024, 32 * 1024);
-	volume_script_punch(world->script, 512 * 1024, 128 * 1024);
+	volume_script_punch(world->script, 192 * 1024, 100 * 1024);
 }
 
 struct world *
@@ -87,6 +88,12 @@ world_feed(struct world *world, const void *data, size_t size)
 {
 	pipe_feed(world->pipe, data, size);
 	virtual_run_until_idle();
+}
+
+void
+world_require_tls(bool require)
+{
+	catalogue.tls = require ? TLS_REQUIRE : TLS_OFF;
 }
 
 void

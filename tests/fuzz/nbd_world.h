@@ -14,7 +14,7 @@
 #include "stream_pipe.h"
 #include "volume_script.h"
 
-#define WORLD_SIZE (768 * 1024)
+#define WORLD_SIZE (320 * 1024)
 
 struct world {
 	struct loop *loop;
@@ -28,6 +28,8 @@ struct world *world_begin(void);
 void world_end(struct world *world);
 
 void world_feed(struct world *world, const void *data, size_t size);
+/* Nothing is answered in the clear but STARTTLS and ABORT, until said otherwise. */
+void world_require_tls(bool require);
 /* Nothing is held any more. */
 void world_complete_all(struct world *world);
 /* Every volume is going, as in a shutdown; undone by world_end(). */
