@@ -79,9 +79,6 @@ nbd_read_prepare(struct nbd_conn *conn, const struct blk_info *info)
 		conn->split_from = LIMIT_NBD_CHUNK + 1;
 }
 
-/* --- what is data ------------------------------------------------------------------------------
- */
-
 static void
 add_run(struct nbd_split *split, uint64_t length, uint32_t flags)
 {
@@ -114,9 +111,6 @@ find_runs(struct nbd_split *split, unsigned nextents)
 	split->run = 0;
 	split->run_end = split->offset + split->runs[0].length;
 }
-
-/* --- the answer --------------------------------------------------------------------------------
- */
 
 static uint64_t
 range_end(const struct nbd_split *split)
@@ -233,9 +227,6 @@ on_group_sent(struct send_item *item, int rc)
 	else
 		loop_defer(request->conn->loop, &split->more);
 }
-
-/* --- the read ----------------------------------------------------------------------------------
- */
 
 /* All from the first data to the last. */
 static void

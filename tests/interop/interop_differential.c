@@ -107,9 +107,6 @@ static uint8_t disk[SIZE];    /* what must be read ... */
 static uint8_t trimmed[SIZE]; /* ... or zero, where this is set */
 static uint64_t rng;
 
-/* --- the wire ----------------------------------------------------------------------------------
- */
-
 static void
 send_all(const struct peer *peer, const void *data, size_t length)
 {
@@ -304,9 +301,6 @@ receive_reply(struct peer *peer, const struct request *r)
 	}
 }
 
-/* --- servers -----------------------------------------------------------------------------------
- */
-
 static void
 start_peer(struct peer *peer, const char *path, const char *const *args)
 {
@@ -391,9 +385,6 @@ start_all(void)
 		(const char *[]){"qemu-nbd", "-t", "-k", qemu_path, "-f", "raw", "--discard=unmap",
 			image, NULL});
 }
-
-/* --- the stream --------------------------------------------------------------------------------
- */
 
 static unsigned
 below(unsigned n)
