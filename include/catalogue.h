@@ -34,10 +34,28 @@ struct lun {
 	bool read_only;
 };
 
+/* CHAP: a user and its secret, wiped when the snapshot goes. */
+struct credential {
+	const char *user;
+	const char *secret;
+};
+
+struct initiator;
+
 struct target {
 	const char *name; /* IQN */
 	const struct lun *luns; /* ascending numbers */
 	size_t nluns;
+	const struct credential *chap; /* who may log in; none: everyone that the rules let in */
+	size_t nchap;
+	const struct credential *mutual;    /* what the target proves itself by; NULL: nothing */
+	const struct initiator *initiators; /* access rules; none: any name */
+	size_t ninitiators;
+};
+
+struct initiator {
+	const char *name; /* in lower case */
+	struct target as; /* what the target is to this one; no rules in it */
 };
 
 struct portal {
@@ -56,6 +74,10 @@ struct catalogue {
 	size_t ntargets;
 	const struct portal *portals;
 	size_t nportals;
+	const struct credential *discovery_chap; /* for discovery sessions */
+	size_t ndiscovery_chap;
+	uint8_t chap_algorithms[4]; /* the ones preferred first */
+	size_t nchap_algorithms;
 	enum tls_mode tls;               /* NBD */
 	struct tls_context *tls_context; /* NULL: no TLS */
 	void (*destroy)(struct catalogue *catalogue); /* on whichever thread lets the last reference go */
@@ -73,5 +95,10 @@ void catalogue_publish(struct catalogue *catalogue);
 const struct export *catalogue_export(const struct catalogue *catalogue, const void *name, size_t length);
 /* iSCSI names compare byte by byte once normalised (RFC 7143 4.2.7.2): the caller lower-cases. */
 const struct target *catalogue_target(const struct catalogue *catalogue, const char *name);
+/*
+ * What the target is to an initiator of that name; NULL: none of its rules lets it in. One that no
+ * rule names gets the target's own LUNs where the target has CHAP of its own to know it by.
+ */
+const struct target *catalogue_admit(const struct target *target, const char *initiator);
 
 #endif

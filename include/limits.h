@@ -70,6 +70,7 @@
 #define LIMIT_ISCSI_TEXT        (16 * 1024)
 #define LIMIT_ISCSI_KEY         63
 #define LIMIT_ISCSI_VALUE       255
+#define LIMIT_ISCSI_BINARY      1024          /* bytes of a binary value: RFC 7143 6.1 */
 #define LIMIT_ISCSI_UNKNOWN     32
 #define LIMIT_ISCSI_RECV        (256 * 1024)  /* our MaxRecvDataSegmentLength */
 #define LIMIT_ISCSI_BURST       (1024 * 1024) /* MaxBurstLength */

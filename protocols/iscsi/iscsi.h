@@ -38,7 +38,6 @@ struct iscsi_task;
 /* Values by the rows of the key table; booleans and choices are numbers too. No pointers: survives.
  */
 struct iscsi_params {
-	uint32_t auth_method;
 	uint32_t header_digest, data_digest; /* 0 None, 1 CRC32C */
 	uint32_t max_connections;
 	uint32_t initial_r2t, immediate_data;
@@ -58,13 +57,33 @@ struct iscsi_names {
 	char target[LIMIT_ISCSI_NAME + 1];
 };
 
+struct iscsi_pair {
+	const char *key,
+		*value; /* where they stand in the text; not terminated but for the value's NUL */
+	size_t key_length, value_length;
+};
+
+enum iscsi_chap_key {
+	ISCSI_CHAP_A,
+	ISCSI_CHAP_I,
+	ISCSI_CHAP_C,
+	ISCSI_CHAP_N,
+	ISCSI_CHAP_R,
+	ISCSI_CHAP_KEYS,
+};
+
+enum { ISCSI_AUTH_NONE = 1, ISCSI_AUTH_CHAP = 2 };
+
 /* One negotiation: a login, or a text exchange of the full feature phase. */
 struct iscsi_negotiation {
 	struct iscsi_params mine, his, active;
 	struct iscsi_names names;
-	uint64_t seen;     /* bit: row of the key table */
-	unsigned unknown;  /* keys not in the table, so far */
-	bool send_targets; /* SendTargets came, with this value */
+	uint64_t seen;                           /* bit: row of the key table */
+	unsigned unknown;                        /* keys not in the table, so far */
+	bool auth_said;                          /* AuthMethod came */
+	unsigned auth_offered;                   /* with these */
+	struct iscsi_pair chap[ISCSI_CHAP_KEYS]; /* in the text under way; key NULL: not said */
+	bool send_targets;                       /* SendTargets came, with this value */
 	char send_targets_value[LIMIT_ISCSI_VALUE + 1];
 };
 
@@ -84,15 +103,12 @@ bool iscsi_key_describe(unsigned row, char *line, size_t size);
 /* --- text (iscsi_text.c)
  * --------------------------------------------------------------------------- */
 
-struct iscsi_pair {
-	const char *key,
-		*value; /* where they stand in the text; not terminated but for the value's NUL */
-	size_t key_length, value_length;
-};
-
 /* The next key=value of a text: 1; 0 at the end; -EINVAL where it is malformed (RFC 7143 6.1). */
 int iscsi_pair_next(struct reader *text, struct iscsi_pair *pair);
 void iscsi_pair_write(struct writer *out, const char *key, const char *value);
+
+/* 6.1: a decimal or hexadecimal constant of at most 32 bits. */
+bool iscsi_pair_number(const struct iscsi_pair *pair, uint32_t *number);
 
 /* Text that arrives in several PDUs, or leaves in one. From a slab cache. */
 struct iscsi_text {
@@ -302,11 +318,52 @@ struct iscsi_loop *iscsi_loop_of(struct loop *loop);
 /* Before the loops start. */
 void iscsi_loops_init(void);
 
+/* --- CHAP (iscsi_chap.c)
+ * --------------------------------------------------------------------------- */
+
+#define ISCSI_CHAP_DIGEST 32 /* the longest */
+
+/* Instead of a status: the connection closes without an answer. */
+#define ISCSI_LOGIN_REFLECTED 0xffff
+
+enum iscsi_chap_state {
+	CHAP_OFF,
+	CHAP_CHOSEN,     /* AuthMethod=CHAP is said */
+	CHAP_CHALLENGED, /* the challenge is sent */
+	CHAP_DONE,       /* he is who he says, or nobody asks */
+};
+
+struct iscsi_chap {
+	enum iscsi_chap_state state;
+	uint32_t algorithm;
+	uint8_t id;
+	size_t length; /* of challenge and response */
+	uint8_t challenge[ISCSI_CHAP_DIGEST];
+};
+
+/* What an initiator has to prove; nothing where nchap is 0. Points into a catalogue. */
+struct iscsi_access {
+	const struct credential *chap;
+	size_t nchap;
+	const struct credential *mutual; /* NULL: the target proves nothing */
+};
+
+/* Takes what a complete text of the security stage says of it and writes the answer. 0, a login
+ * status, or ISCSI_LOGIN_REFLECTED. */
+uint16_t iscsi_chap_step(struct iscsi_chap *chap, const struct catalogue *catalogue,
+	const struct iscsi_access *access, struct iscsi_negotiation *n, struct writer *out);
+/* False: no such algorithm, or OpenSSL has none. */
+bool iscsi_chap_response(uint32_t algorithm, uint8_t id, const char *secret,
+	const uint8_t *challenge, size_t length, uint8_t response[ISCSI_CHAP_DIGEST]);
+/* 6.1: hexadecimal after 0x, base64 after 0b, either case. Its length, or -EINVAL. */
+ssize_t iscsi_binary_decode(const char *text, size_t length, uint8_t *out, size_t room);
+
 /* --- login (iscsi_login.c)
  * -------------------------------------------------------------------------- */
 
 struct iscsi_login {
 	struct iscsi_negotiation negotiation;
+	struct iscsi_chap chap;
 	struct iscsi_text *text; /* NULL between chains */
 	uint8_t isid[6];
 	uint16_t tsih, cid;
@@ -314,6 +371,8 @@ struct iscsi_login {
 	enum iscsi_stage stage;
 	unsigned pdus;
 	bool greeted;             /* the first complete text has been checked */
+	bool discovery;           /* as that text said */
+	bool proved;              /* who he is */
 	bool recv_declared;       /* our MaxRecvDataSegmentLength is said */
 	uint8_t final[ISCSI_BHS]; /* the request whose answer waits for a reinstatement */
 	struct iscsi_text *answer;

@@ -27,6 +27,8 @@ enum key_kind {
 	KEY_REFUSED, /* obsolete, answered Reject */
 	KEY_MARKER,  /* obsolete boolean, answered No */
 	KEY_OURS,    /* only a target may say it */
+	KEY_AUTH,    /* AuthMethod: answered by iscsi_chap.c, when it is known who asks for what */
+	KEY_CHAP,    /* CHAP_x, likewise */
 };
 
 enum {
@@ -55,8 +57,12 @@ struct iscsi_key {
 #define SEGMENT_MAX   0xffffff
 
 static const struct iscsi_key keys[] = {
-	{"AuthMethod", KEY_LIST, AT_SECURITY | OF_CONNECTION, "None", 0, 0, 0, 0,
-		PARAM(auth_method), "12.1"},
+	{"AuthMethod", KEY_AUTH, AT_SECURITY | OF_CONNECTION, "None,CHAP", 0, 0, 0, 0, 0, "12.1"},
+	{"CHAP_A", KEY_CHAP, AT_SECURITY | OF_CONNECTION, NULL, 0, 0, 0, 0, ISCSI_CHAP_A, "12.1.3"},
+	{"CHAP_I", KEY_CHAP, AT_SECURITY | OF_CONNECTION, NULL, 0, 0, 0, 0, ISCSI_CHAP_I, "12.1.3"},
+	{"CHAP_C", KEY_CHAP, AT_SECURITY | OF_CONNECTION, NULL, 0, 0, 0, 0, ISCSI_CHAP_C, "12.1.3"},
+	{"CHAP_N", KEY_CHAP, AT_SECURITY | OF_CONNECTION, NULL, 0, 0, 0, 0, ISCSI_CHAP_N, "12.1.3"},
+	{"CHAP_R", KEY_CHAP, AT_SECURITY | OF_CONNECTION, NULL, 0, 0, 0, 0, ISCSI_CHAP_R, "12.1.3"},
 	{"HeaderDigest", KEY_LIST, AT_OPERATIONAL | OF_CONNECTION, "None,CRC32C", 0, 1, 0, 1,
 		PARAM(header_digest), "13.1"},
 	{"DataDigest", KEY_LIST, AT_OPERATIONAL | OF_CONNECTION, "None,CRC32C", 0, 1, 0, 1,
@@ -218,9 +224,8 @@ choose_word(const struct iscsi_key *key, const char *value, size_t length, uint3
 	}
 }
 
-/* 6.1: decimal or hexadecimal constant. */
-static bool
-parse_number(const struct iscsi_pair *pair, uint32_t *number)
+bool
+iscsi_pair_number(const struct iscsi_pair *pair, uint32_t *number)
 {
 	const char *p = pair->value;
 	size_t left = pair->value_length;
@@ -275,7 +280,7 @@ parse_value(
 	case KEY_NUMBER:
 	case KEY_MIN:
 	case KEY_MAX:
-		return parse_number(pair, his) && *his >= key->min && *his <= key->max;
+		return iscsi_pair_number(pair, his) && *his >= key->min && *his <= key->max;
 	case KEY_LIST:
 		word = choose_word(key, pair->value, pair->value_length, mine);
 		break;
@@ -346,6 +351,25 @@ take_name(struct iscsi_negotiation *n, const struct iscsi_key *key, const struct
 	return 0;
 }
 
+/* Which of the methods are offered; those unknown to us are passed over. */
+static void
+take_methods(
+	struct iscsi_negotiation *n, const struct iscsi_key *key, const struct iscsi_pair *pair)
+{
+	const char *at = pair->value, *end = at + pair->value_length, *comma;
+	int word;
+
+	n->auth_said = true;
+	do {
+		comma = memchr(at, ',', (size_t)(end - at));
+		word = find_word(key->words, at, (size_t)((comma ? comma : end) - at));
+		if (word >= 0)
+			n->auth_offered |= 1u << word;
+		if (comma)
+			at = comma + 1;
+	} while (comma);
+}
+
 /* A negotiated value or a declared number or choice. */
 static uint16_t
 take_param(struct iscsi_negotiation *n, const struct iscsi_key *key, const struct iscsi_pair *pair,
@@ -359,8 +383,7 @@ take_param(struct iscsi_negotiation *n, const struct iscsi_key *key, const struc
 		if (key->kind == KEY_CHOICE)
 			return ISCSI_LOGIN_TYPE;
 		*outcome = SAY_REJECT;
-		/* None of the methods offered can authenticate him here. */
-		return key->offset == PARAM(auth_method) ? ISCSI_LOGIN_AUTHENTICATION : 0;
+		return 0;
 	}
 	if (again && value != *his)
 		return ISCSI_LOGIN_INITIATOR_ERROR;
@@ -409,6 +432,14 @@ take_known(struct iscsi_negotiation *n, enum iscsi_stage stage, const struct isc
 		n->send_targets = true;
 		memcpy(n->send_targets_value, pair->value, pair->value_length);
 		n->send_targets_value[pair->value_length] = '\0';
+		return 0;
+	case KEY_AUTH:
+		*outcome = SAY_NOTHING;
+		take_methods(n, key, pair);
+		return 0;
+	case KEY_CHAP:
+		*outcome = SAY_NOTHING;
+		n->chap[key->offset] = *pair;
 		return 0;
 	case KEY_MARKER:
 		*outcome = parse_value(key, pair, 0, &ignored) ? SAY_NO : SAY_REJECT;
@@ -536,6 +567,8 @@ iscsi_key_describe(unsigned row, char *line, size_t size)
 		[KEY_REFUSED] = "obsolete, Reject",
 		[KEY_MARKER] = "obsolete, No",
 		[KEY_OURS] = "declared by targets",
+		[KEY_AUTH] = "list, our order",
+		[KEY_CHAP] = "CHAP",
 	};
 	const struct iscsi_key *key = &keys[row];
 	char range[64] = "";

@@ -2,6 +2,7 @@
 
 #include "iscsi/iscsi.h"
 
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,8 +10,8 @@
 #include "check.h"
 #include "log.h"
 
-/* The login phase: RFC 7143 section 6.3, PDUs in 11.12 and 11.13. No authentication yet
- * (AuthMethod=None). */
+/* The login phase: RFC 7143 section 6.3, PDUs in 11.12 and 11.13. Who may log in to what is the
+ * catalogue's word; how he proves who he is, iscsi_chap.c's. */
 
 static uint16_t
 portal_group(const struct iscsi_conn *conn)
@@ -30,6 +31,7 @@ iscsi_login_free(struct iscsi_conn *conn)
 		slab_free(iscsi_caches.text, login->text);
 	if (login->answer)
 		slab_free(iscsi_caches.text, login->answer);
+	OPENSSL_cleanse(&login->chap, sizeof(login->chap));
 	slab_free(iscsi_caches.login, login);
 }
 
@@ -38,7 +40,9 @@ describe_status(uint16_t status)
 {
 	switch (status) {
 	case ISCSI_LOGIN_AUTHENTICATION:
-		return "offers no authentication method that is accepted here";
+		return "not authenticated";
+	case ISCSI_LOGIN_FORBIDDEN:
+		return "no access rule for this initiator";
 	case ISCSI_LOGIN_NOT_FOUND:
 		return "no such target";
 	case ISCSI_LOGIN_VERSION:
@@ -191,30 +195,81 @@ iscsi_login_begin(struct iscsi_conn *conn)
 	rx->skip = 0;
 }
 
-/* The first complete text says who wants what (6.3.1). */
+/* What the initiator has to prove, by the catalogue's rules. */
 static uint16_t
-check_identity(struct iscsi_conn *conn)
+find_access(const struct iscsi_negotiation *n, const struct catalogue *catalogue,
+	struct iscsi_access *access)
+{
+	const struct target *target;
+
+	if (n->active.discovery) {
+		*access = (struct iscsi_access){
+			.chap = catalogue->discovery_chap, .nchap = catalogue->ndiscovery_chap};
+		return 0;
+	}
+	target = catalogue_target(catalogue, n->names.target);
+	if (!target)
+		return ISCSI_LOGIN_NOT_FOUND;
+	target = catalogue_admit(target, n->names.initiator);
+	if (!target)
+		return ISCSI_LOGIN_FORBIDDEN;
+	*access = (struct iscsi_access){
+		.chap = target->chap, .nchap = target->nchap, .mutual = target->mutual};
+	return 0;
+}
+
+/* The first complete text says who wants what (6.3.1), and it stays so. */
+static uint16_t
+check_identity(struct iscsi_login *login)
+{
+	const struct iscsi_negotiation *n = &login->negotiation;
+
+	if (login->greeted)
+		return n->active.discovery == login->discovery ? 0 : ISCSI_LOGIN_INITIATOR_ERROR;
+	login->discovery = n->active.discovery;
+	if (!n->names.initiator[0] || (!login->discovery && !n->names.target[0]))
+		return ISCSI_LOGIN_MISSING;
+	return 0;
+}
+
+/*
+ * Everything is proved, or nothing has to be; until then the security stage is not left (12.1). A
+ * login that begins in the operational stage, or leaves security without a word, proves nothing.
+ */
+static uint16_t
+authenticate(struct iscsi_conn *conn, uint8_t flags, struct writer *out)
 {
 	struct iscsi_login *login = conn->login;
-	const struct iscsi_names *names = &login->negotiation.names;
-	const struct catalogue *catalogue;
-	bool found;
+	const struct catalogue *catalogue = catalogue_get();
+	struct iscsi_access access;
+	uint16_t status;
 
-	if (!names->initiator[0])
-		return ISCSI_LOGIN_MISSING;
-	if (!login->negotiation.active.discovery) {
-		if (!names->target[0])
-			return ISCSI_LOGIN_MISSING;
-		catalogue = catalogue_get();
-		found = catalogue_target(catalogue, names->target) != NULL;
-		catalogue_put(catalogue);
-		if (!found)
-			return ISCSI_LOGIN_NOT_FOUND;
+	status = find_access(&login->negotiation, catalogue, &access);
+	if (!status && login->stage == ISCSI_STAGE_SECURITY)
+		status =
+			iscsi_chap_step(&login->chap, catalogue, &access, &login->negotiation, out);
+	if (!status && login->chap.state == CHAP_OFF) {
+		if (access.nchap == 0)
+			login->proved = true;
+		else if (login->stage != ISCSI_STAGE_SECURITY || flags & ISCSI_FINAL)
+			status = ISCSI_LOGIN_AUTHENTICATION;
 	}
+	if (!status && login->chap.state == CHAP_DONE)
+		login->proved = true;
+	catalogue_put(catalogue);
+	return status;
+}
+
+/* 11.12.7: a session to be joined. MaxConnections is 1, so it can only be refused. */
+static uint16_t
+check_session(struct iscsi_conn *conn)
+{
+	const struct iscsi_login *login = conn->login;
+
 	if (login->tsih == 0)
 		return 0;
-	/* 11.12.7: a session to be joined. MaxConnections is 1, so it can only be refused. */
-	if (!iscsi_session_exists(names, login->isid, portal_group(conn), login->tsih))
+	if (!iscsi_session_exists(
+		    &login->negotiation.names, login->isid, portal_group(conn), login->tsih))
 		return ISCSI_LOGIN_NO_SESSION;
 	return ISCSI_LOGIN_CONNECTIONS;
 }
@@ -250,6 +305,8 @@ open_nexus(struct iscsi_conn *conn)
 
 	snprintf(port, sizeof(port), "%s,i,0x%02x%02x%02x%02x%02x%02x", session->names.initiator,
 		i[0], i[1], i[2], i[3], i[4], i[5]);
+	if (target)
+		target = catalogue_admit(target, session->names.initiator);
 	if (target)
 		nexus = scsi_nexus_new(catalogue, target, port);
 	catalogue_put(catalogue);
@@ -341,19 +398,30 @@ answer_login(struct iscsi_conn *conn)
 	status = iscsi_keys_take(
 		&login->negotiation, login->stage, login->text->data, login->text->length, &out);
 	login->text->length = 0;
-	if (!status && first)
-		status = check_identity(conn);
+	if (!status)
+		status = check_identity(login);
+	if (!status)
+		status = authenticate(conn, flags, &out);
+	if (!status && login->proved)
+		status = check_session(conn);
 	if (!status) {
 		login->greeted = true;
 		write_declarations(conn, first, &out);
 		if (out.bad)
 			status = ISCSI_LOGIN_RESOURCES;
 	}
+	if (status == ISCSI_LOGIN_REFLECTED) {
+		slab_free(iscsi_caches.text, answer);
+		iscsi_conn_die(conn, "sent our own CHAP challenge back");
+		return;
+	}
 	if (status) {
 		slab_free(iscsi_caches.text, answer);
 		refuse_login(conn, bhs, status);
 		return;
 	}
+	if (!login->proved) /* 6.3.2: the target, too, decides when a stage ends */
+		flags &= (uint8_t)~ISCSI_FINAL;
 	if ((flags & ISCSI_FINAL) && (flags & 3) == ISCSI_STAGE_FULL_FEATURE) {
 		end_login(conn, answer, out.length);
 		return;

@@ -17,6 +17,16 @@ is_key_byte(char c)
 	       c == '.' || c == '-' || c == '+' || c == '@' || c == '_' || c == '#';
 }
 
+/* 6.1: binary values may be longer than others. */
+static size_t
+value_limit(const struct iscsi_pair *pair)
+{
+	bool binary = pair->key_length == 6 &&
+		      (memcmp(pair->key, "CHAP_C", 6) == 0 || memcmp(pair->key, "CHAP_R", 6) == 0);
+
+	return binary ? 2 + 2 * LIMIT_ISCSI_BINARY : LIMIT_ISCSI_VALUE;
+}
+
 int
 iscsi_pair_next(struct reader *text, struct iscsi_pair *pair)
 {
@@ -41,7 +51,7 @@ iscsi_pair_next(struct reader *text, struct iscsi_pair *pair)
 		.value_length = (size_t)(end - equals) - 1,
 	};
 	if (pair->key_length == 0 || pair->key_length > LIMIT_ISCSI_KEY ||
-		pair->value_length > LIMIT_ISCSI_VALUE)
+		pair->value_length > value_limit(pair))
 		return -EINVAL;
 	for (i = 0; i < pair->key_length; i++) {
 		if (!is_key_byte(pair->key[i]))

@@ -76,3 +76,14 @@ catalogue_target(const struct catalogue *catalogue, const char *name)
 			return &catalogue->targets[i];
 	return NULL;
 }
+
+const struct target *
+catalogue_admit(const struct target *target, const char *initiator)
+{
+	size_t i;
+
+	for (i = 0; i < target->ninitiators; i++)
+		if (strcmp(target->initiators[i].name, initiator) == 0)
+			return &target->initiators[i].as;
+	return target->ninitiators == 0 || target->nchap > 0 ? target : NULL;
+}

@@ -37,8 +37,8 @@ world_start_with(const struct volume_script_options *options)
 	assert_int_equal(iscsi_frontend.start(), 0);
 	world.script = volume_script_open(&all);
 	world.luns[0] = (struct lun){.number = 0, .volume = volume_script_volume(world.script)};
-	world.targets[0] = (struct target){WORLD_TARGET, world.luns, 1};
-	world.targets[1] = (struct target){WORLD_OTHER, world.luns, 1};
+	world.targets[0] = (struct target){.name = WORLD_TARGET, .luns = world.luns, .nluns = 1};
+	world.targets[1] = (struct target){.name = WORLD_OTHER, .luns = world.luns, .nluns = 1};
 	world.portals[0] = (struct portal){.address = "0.0.0.0:3260", .group = 1, .relative_id = 1};
 	world.portals[1] = (struct portal){.address = "10.0.0.1:3261",
 		.advertise = "192.0.2.7:3261",

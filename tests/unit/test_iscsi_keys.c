@@ -220,10 +220,15 @@ test_stages(void **state)
 
 	(void)state;
 	iscsi_negotiation_init(&n);
-	assert_int_equal(take(&n, ISCSI_STAGE_SECURITY, "AuthMethod=CHAP,None\n"), 0);
-	assert_answer("AuthMethod=None\n");
+	assert_int_equal(take(&n, ISCSI_STAGE_SECURITY, "AuthMethod=KRB5,CHAP,None\n"), 0);
+	assert_answer(""); /* iscsi_chap.c says it */
+	assert_true(n.auth_said);
+	assert_int_equal(n.auth_offered, ISCSI_AUTH_CHAP | ISCSI_AUTH_NONE);
+	assert_int_equal(take(&n, ISCSI_STAGE_SECURITY, "CHAP_A=5,7\n"), 0);
+	assert_memory_equal(n.chap[ISCSI_CHAP_A].value, "5,7", 4);
+	assert_int_equal(take(&n, ISCSI_STAGE_SECURITY, "CHAP_A=5,7\n"), 0x0200);
 	iscsi_negotiation_init(&n);
-	assert_int_equal(take(&n, ISCSI_STAGE_SECURITY, "AuthMethod=CHAP\n"), 0x0201);
+	assert_int_equal(take(&n, ISCSI_STAGE_OPERATIONAL, "CHAP_N=bob\n"), 0x0200);
 	iscsi_negotiation_init(&n);
 	assert_int_equal(take(&n, ISCSI_STAGE_OPERATIONAL, "AuthMethod=None\n"), 0x0200);
 	iscsi_negotiation_init(&n);
@@ -340,8 +345,8 @@ test_describe(void **state)
 	(void)state;
 	while (iscsi_key_describe(rows, line, sizeof(line)))
 		rows++;
-	assert_int_equal(rows, 30);
-	assert_true(iscsi_key_describe(13, line, sizeof(line)));
+	assert_int_equal(rows, 35);
+	assert_true(iscsi_key_describe(18, line, sizeof(line)));
 	assert_string_equal(line, "| MaxRecvDataSegmentLength | 13.12 | declared number | "
 				  "512 to 16777215, default 8192, ours 262144 | connection |");
 }

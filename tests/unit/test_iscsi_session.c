@@ -37,7 +37,7 @@
 #define ROUNDS     150
 
 static struct lun lun;
-static struct target target = {"iqn.test:shared", &lun, 1};
+static struct target target = {.name = "iqn.test:shared", .luns = &lun, .nluns = 1};
 static struct catalogue catalogue;
 
 static atomic_uint logins, pings, lost, broken;

@@ -87,7 +87,7 @@ test_long_listing(void **state)
 	(void)state;
 	for (unsigned i = 0; i < TARGETS; i++) {
 		snprintf(names[i], sizeof(names[i]), "iqn.2026-11.localhost.slabd:%03u", i);
-		targets[i] = (struct target){names[i], world.luns, 1};
+		targets[i] = (struct target){.name = names[i], .luns = world.luns, .nluns = 1};
 	}
 	world.catalogue.targets = targets;
 	world.catalogue.ntargets = TARGETS;

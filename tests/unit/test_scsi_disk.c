@@ -42,7 +42,8 @@ static void
 start_target(struct volume *volume)
 {
 	disk.luns[0] = (struct lun){.number = 0, .volume = volume};
-	disk.target = (struct target){"iqn.2026-11.localhost.slabd:disk0", disk.luns, 1};
+	disk.target = (struct target){
+		.name = "iqn.2026-11.localhost.slabd:disk0", .luns = disk.luns, .nluns = 1};
 	disk.portals[0] = (struct portal){.address = "a", .group = 1, .relative_id = 1};
 	disk.portals[1] = (struct portal){.address = "b", .group = 7, .relative_id = 2};
 	disk.catalogue = (struct catalogue){

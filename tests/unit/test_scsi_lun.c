@@ -109,7 +109,8 @@ test_lun_reset(void **state)
 static void
 test_reset_through_another_target(void **state)
 {
-	struct target target = {"iqn.2026-11.localhost.slabd:second", disk.luns, 1};
+	struct target target = {
+		.name = "iqn.2026-11.localhost.slabd:second", .luns = disk.luns, .nluns = 1};
 	struct scsi_nexus *nexus = scsi_nexus_new(&disk.catalogue, &target, "iqn.test:far");
 
 	(void)state;
