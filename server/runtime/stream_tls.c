@@ -353,12 +353,30 @@ decrypt(struct tls_stream *tls, const struct iovec *iov, unsigned niov, size_t d
 				at += n;
 				done += n;
 			} else {
-				if (!may_continue(tls, 0) && !tls->ended)
+				if (!may_continue(tls, 0) && !tls->ended) {
 					tls->failed = -EPROTO;
+					log_debug("%s: TLS: %s", stream_peer(tls->inner),
+						tls_reason());
+				}
 				return done;
 			}
 		}
 	}
+	return done;
+}
+
+/* The same; answers of TLS itself are sent on the way. */
+static size_t
+decrypt_all(struct tls_stream *tls, struct scratch *scratch, const struct iovec *iov, unsigned niov,
+	size_t done)
+{
+	bool choked;
+
+	do {
+		done = decrypt(tls, iov, niov, done);
+		choked = tls->choked;
+		flush_output(tls, scratch);
+	} while (choked && !tls->choked && !tls->failed);
 	return done;
 }
 
@@ -403,7 +421,8 @@ settle(struct tls_stream *tls)
 		events |= STREAM_READABLE;
 	else
 		events |= tls->wanted;
-	if (has_news(tls))
+	/* What is not read although it is there must not wake us again and again. */
+	if (has_news(tls) || tls->choked || (!tls->established && tls->output))
 		events &= ~(unsigned)STREAM_READABLE;
 	if (tls->failed)
 		events = 0;
@@ -503,8 +522,11 @@ step_handshake(struct tls_stream *tls)
 			log_failure(tls, "the peer hung up in the handshake");
 		return;
 	}
-	ERR_clear_error();
-	result = SSL_do_handshake(tls->ssl);
+	do {
+		flush_output(tls, scratch);
+		ERR_clear_error();
+		result = SSL_do_handshake(tls->ssl);
+	} while (result != 1 && may_continue(tls, result) && tls->choked && !tls->output);
 	if (result == 1) {
 		establish(tls);
 	} else if (!may_continue(tls, result)) {
@@ -553,11 +575,10 @@ read_tls(struct stream *stream, const struct iovec *iov, unsigned niov)
 		return -EAGAIN;
 	if (!tls->failed && !tls->ended) {
 		flush_kept(tls);
-		done = decrypt(tls, iov, niov, 0);
+		done = decrypt_all(tls, scratch, iov, niov, 0);
 		if (done < room && !tls->failed && !tls->ended && tls->input_left == 0 &&
 			receive(tls, scratch, room - done))
-			done = decrypt(tls, iov, niov, done);
-		flush_output(tls, scratch);
+			done = decrypt_all(tls, scratch, iov, niov, done);
 		keep_input(tls);
 	}
 	if (settle(tls))

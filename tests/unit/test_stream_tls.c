@@ -608,26 +608,6 @@ test_renegotiation(void **state)
 	end(&owner);
 }
 
-/* A peer that asks again and again, and takes no answers, costs no more than a full output. */
-static void
-test_renegotiation_flood(void **state)
-{
-	struct owner owner;
-
-	(void)state;
-	begin_plain(&owner, TLS1_2_VERSION);
-	pipe_set_room(owner.pipe, 0);
-	for (unsigned i = 0; i < 3000; i++) {
-		SSL_renegotiate(owner.client.ssl);
-		SSL_do_handshake(owner.client.ssl);
-		ERR_clear_error();
-	}
-	tls_client_push(&owner.client, owner.pipe, EVER_MOST);
-	virtual_run_until_idle();
-	assert_int_equal(owner.got_length, 0);
-	end(&owner);
-}
-
 static void
 test_key_update(void **state)
 {
@@ -648,6 +628,58 @@ test_key_update(void **state)
 		assert_int_equal(client_read(&owner, data, sizeof(data)), 4);
 	}
 	assert_int_equal(owner.got_length, 400);
+	end(&owner);
+}
+
+/* A peer that asks for new keys all the time is answered; one that does not take the answers goes. */
+static void
+test_key_update_flood(void **state)
+{
+	struct owner owner;
+
+	(void)state;
+	for (int room = 0; room < 2; room++) {
+		begin_plain(&owner, TLS1_3_VERSION);
+		if (!room)
+			pipe_set_room(owner.pipe, 0);
+		for (unsigned i = 0; i < 3000; i++) {
+			SSL_key_update(owner.client.ssl, SSL_KEY_UPDATE_REQUESTED);
+			SSL_do_handshake(owner.client.ssl);
+		}
+		assert_true(tls_client_push(&owner.client, owner.pipe, EVER_MOST) > 3000 * 20);
+		virtual_run_until_idle();
+		assert_int_equal(owner.end, room ? 1 : -EPROTO);
+		end(&owner);
+	}
+}
+
+/* In small numbers they wait for room: who does not take the answers is read no further. */
+static void
+test_choked(void **state)
+{
+	enum { UPDATES = 6000 };
+	struct owner owner;
+	size_t got;
+
+	(void)state;
+	begin_plain(&owner, TLS1_3_VERSION);
+	pipe_set_room(owner.pipe, 0);
+	for (unsigned i = 0; i < UPDATES; i++) {
+		SSL_key_update(owner.client.ssl, SSL_KEY_UPDATE_REQUESTED);
+		assert_int_equal(SSL_write(owner.client.ssl, "x", 1), 1);
+		tls_client_push(&owner.client, owner.pipe, EVER_MOST);
+		if (i % 100 == 0)
+			virtual_run_until_idle();
+	}
+	virtual_run_until_idle();
+	assert_int_equal(owner.end, 1);
+	got = owner.got_length;
+	assert_true(got > 0 && got < UPDATES);
+	assert_true(pipe_unread(owner.pipe) > 0);
+	pipe_set_room(owner.pipe, SIZE_MAX);
+	virtual_run_until_idle();
+	assert_int_equal(owner.end, 1);
+	assert_int_equal(owner.got_length, UPDATES);
 	end(&owner);
 }
 
@@ -789,6 +821,34 @@ test_early_calls(void **state)
 	end(&owner);
 }
 
+/* A peer that takes nothing in the handshake is waited for, at no cost; then it goes on. */
+static void
+test_blocked_handshake(void **state)
+{
+	struct owner owner;
+
+	(void)state;
+	for (int more = 1; more >= 0; more--) {
+		begin(&owner, tls_server("server.pem", "server.key", NULL, NULL));
+		tls_client_start(&owner.client, 0, "ca", NULL);
+		pipe_set_room(owner.pipe, 0);
+		SSL_do_handshake(owner.client.ssl);
+		tls_client_push(&owner.client, owner.pipe, EVER_MOST);
+		virtual_run_until_idle();
+		if (more)
+			pipe_feed(owner.pipe, "\26", 1);
+		virtual_run_until_idle();
+		assert_int_equal(owner.end, 1);
+		assert_int_equal(pipe_unread(owner.pipe), more);
+		if (!more) {
+			pipe_set_room(owner.pipe, SIZE_MAX);
+			shake_hands(&owner, EVER_MOST);
+			assert_true(is_up(&owner));
+		}
+		end(&owner);
+	}
+}
+
 /* Killed at any byte of the handshake, and at any of what follows, everything is given back. */
 static void
 test_closed_anywhere(void **state)
@@ -876,13 +936,15 @@ main(void)
 		ON_LOOPS(test_broken_record),
 		ON_LOOPS(test_plaintext),
 		ON_LOOPS(test_renegotiation),
-		ON_LOOPS(test_renegotiation_flood),
+		ON_LOOPS(test_key_update_flood),
+		ON_LOOPS(test_choked),
 		ON_LOOPS(test_key_update),
 		ON_LOOPS(test_old_versions),
 		ON_LOOPS(test_client_certificates),
 		ON_LOOPS(test_psk),
 		ON_LOOPS(test_slow_handshake),
 		ON_LOOPS(test_early_calls),
+		ON_LOOPS(test_blocked_handshake),
 		ON_LOOPS(test_closed_anywhere),
 		ON_LOOPS(test_dead_socket),
 	};
