@@ -72,6 +72,43 @@ unknown_host_is_named(void **state)
 	config_free(&config);
 }
 
+/* A passed socket is served under the same rule as one of ours, and its name is the kernel's. */
+static void
+passed_sockets_are_adopted(void **state)
+{
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_ANY)}};
+	struct passed_socket passed = {.iscsi = true};
+	const struct portal *portals;
+	struct error error;
+	size_t count;
+
+	(void)state;
+	configure(VOLUME "nbd: {listen: []}\niscsi: {listen: [\"127.0.0.1:0\"]}\n");
+	passed.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(passed.fd, (void *)&in, sizeof(in)), 0);
+	assert_int_equal(listen(passed.fd, 1), 0);
+	assert_int_equal(listeners_adopt(&config.conf, &passed, 1, &error), -EACCES);
+	assert_memory_equal(error.text, "iscsi 0.0.0.0:", strlen("iscsi 0.0.0.0:"));
+	config.conf.insecure = true;
+	assert_int_equal(listeners_adopt(&config.conf, &passed, 1, &error), 0);
+	assert_int_equal(listeners_bind(&error), 0);
+	portals = listeners_portals(&count);
+	assert_true(count >= 1);
+	assert_memory_equal(portals[count - 1].address, "0.0.0.0:", strlen("0.0.0.0:"));
+	assert_int_equal(portals[count - 1].group, 1);
+	assert_null(portals[count - 1].advertise);
+	assert_false(portals[count - 1].tls);
+	listeners_stop();
+	/* It was ours from then on. */
+	assert_int_equal(close(passed.fd), -1);
+	passed.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(listeners_adopt(&config.conf, &passed, 1, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "iSCSI is served over TCP only"));
+	close(passed.fd);
+	listeners_stop();
+	config_free(&config);
+}
+
 static int addresses[8];
 static unsigned naddresses;
 
@@ -225,6 +262,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(beyond_loopback_needs_a_word),
 		cmocka_unit_test(unknown_host_is_named),
+		cmocka_unit_test(passed_sockets_are_adopted),
 		cmocka_unit_test(port_in_use_is_explained),
 		cmocka_unit_test(connections_are_spread_limited_and_drained),
 	};
