@@ -59,7 +59,8 @@ image_promise(struct image *image, struct blk_info *info)
 	/* tmpfs and others without RWF_NOWAIT are found out by the first read. */
 	if (!image->direct || image->ring)
 		info->native |= 1u << BLK_READ;
-	if (image->ring)
+	/* The kernel does buffered writes one at a time on a thread of its own: ours are faster. */
+	if (image->direct && image->ring)
 		info->native |= 1u << BLK_WRITE;
 	/* promises section 2: by RWF_DSYNC on O_DIRECT only. */
 	info->fua = image->direct && image->ring;
