@@ -53,7 +53,7 @@ struct blk_driver {
 	/*
 	 * Optional. On a worker. Grows or shrinks to `size`, a multiple of the block size and of the
 	 * alignment. While it shrinks nothing else is in flight; while it grows anything within the old
-	 * size may be. 0, or -errno with a text and the old size.
+	 * size may be. flush() follows. 0, or -errno with a text and the old size.
 	 */
 	int (*resize)(void *state, uint64_t size, struct error *error);
 	/*

@@ -19,9 +19,10 @@ struct change {
 	struct volume *volume; /* a reference */
 	struct freeze freeze;
 	bool frozen;
-	bool paused; /* no shared sync begins */
+	bool paused; /* no shared sync begins; the last one may be on its way yet */
 	bool clear;  /* the latch; else: */
 	uint64_t size;
+	bool resized; /* the driver was, whatever rc */
 	uint64_t deadline;
 	struct loop_timer timer;
 	struct work work;
@@ -63,6 +64,8 @@ driver_changed(struct loop_task *task)
 	if (change->rc) {
 		struct error cause = change->error;
 
+		if (change->resized)
+			atomic_store(&volume->size, change->size);
 		give_up(change, change->rc, cause.text);
 		log_warn("%s", change->error.text);
 		end_change(change, change->rc);
@@ -80,6 +83,21 @@ driver_changed(struct loop_task *task)
 	end_change(change, 0);
 }
 
+/* A size that was told is durable. Its sync may be told of a failure that is everybody's (B7). */
+static int
+resize_driver(struct change *change)
+{
+	struct volume *volume = change->volume;
+	int rc = volume->driver->resize(volume->state, change->size, &change->error);
+
+	if (rc)
+		return rc;
+	change->resized = true;
+	rc = sync_alone(volume);
+	return rc ? error_set(&change->error, rc, "resized, but its sync failed: %s", strerror(-rc))
+		  : 0;
+}
+
 /* A worker. */
 static void
 change_driver(struct work *work)
@@ -89,7 +107,7 @@ change_driver(struct work *work)
 
 	change->rc = 0;
 	if (!change->clear)
-		change->rc = volume->driver->resize(volume->state, change->size, &change->error);
+		change->rc = resize_driver(change);
 	else if (volume->driver->reopen)
 		change->rc = volume->driver->reopen(
 			volume->state, change->size, &change->size, &change->error);
@@ -111,8 +129,8 @@ pause_syncs(struct loop_timer *timer)
 	struct change *change = container_of(timer, struct change, timer);
 	int rc;
 
+	change->paused = true;
 	if (sync_pause(change->volume)) {
-		change->paused = true;
 		ask_driver(change);
 	} else if (clock_now() >= change->deadline) {
 		rc = give_up(change, -ETIMEDOUT, "a flush in the kernel does not come back");
@@ -143,7 +161,6 @@ freeze_all(struct change *change)
 {
 	uint64_t size = atomic_load(&change->volume->size);
 
-	change->deadline = clock_now() + LIMIT_FREEZE_WAIT;
 	freeze_start(&change->freeze, change->volume, 0, size, FREEZE_ALL, all_frozen);
 }
 
@@ -163,6 +180,7 @@ make_change(struct volume *volume, void (*done)(void *arg, int rc, const char *t
 		error_set(error, -ENOMEM, "out of memory");
 		return NULL;
 	}
+	change->deadline = clock_now() + LIMIT_FREEZE_WAIT;
 	change->volume = volume_get(volume);
 	change->done = done;
 	change->arg = arg;
@@ -210,7 +228,7 @@ volume_resize(struct volume *volume, uint64_t size, bool force,
 		return -EBUSY;
 	change->size = size;
 	if (size >= atomic_load(&volume->size))
-		ask_driver(change);
+		pause_syncs(&change->timer);
 	else
 		freeze_all(change);
 	return 0;

@@ -107,7 +107,8 @@ struct jobs {
 
 TAILQ_HEAD(sync_list, blk_sync);
 
-/* B7. Under volume->lock but for `work`, `flush` and `mark`, which belong to whoever set `busy`. */
+/* B7. Under volume->lock but for `work`, `flush` and `mark`, which belong to whoever set `busy`, or
+ * `paused` while nobody is busy. */
 struct sync {
 	struct sync_list on_way;   /* in order of their beginning, which numbers them */
 	uint64_t next_number;
@@ -116,6 +117,7 @@ struct sync {
 	struct request_chain waiting; /* will share the next sync */
 	struct request_chain sharing; /* share the one being made */
 	bool busy;
+	bool paused; /* change.c: the next one does not begin */
 	struct work work;
 	struct blk_request flush; /* for drivers that flush by submit() */
 };
@@ -240,9 +242,14 @@ bool sync_write_end(struct blk_request *request);
 /* It is no sync of its own any more: a shared one will follow it. */
 void sync_write_forget(struct blk_request *request);
 
-/* Nobody may begin a shared sync until sync_resume(). False: one is on its way. Main thread. */
+/*
+ * No shared sync begins until sync_resume(). False: one is still on its way; asked again until it is
+ * not. Main thread.
+ */
 bool sync_pause(struct volume *volume);
 void sync_resume(struct volume *volume);
+/* Between the two, on a worker: a sync that nobody shares. 0, or -errno and the volume is broken. */
+int sync_alone(struct volume *volume);
 /* B7: the volume is broken from now on. The first reason is kept. Any thread. */
 void volume_latch(struct volume *volume, const char *what, int rc);
 /* Nothing is behind it any more: -ENODEV for all but shutdown, until it is cleared. Any thread. */

@@ -197,7 +197,7 @@ end_sync(struct volume *volume, int rc)
 	while (!rc && (request = chain_pop(&sharing)))
 		hold_back(sync, request);
 	released = take_released(sync);
-	more = sync->waiting.first != NULL;
+	more = sync->waiting.first && !sync->paused;
 	sync->busy = more;
 	pthread_mutex_unlock(&volume->lock);
 	complete_chain(&sharing, failed_rc(rc));
@@ -304,8 +304,8 @@ sync_join(struct blk_request *request)
 
 	pthread_mutex_lock(&volume->lock);
 	chain_append(&sync->waiting, request);
-	begin = !sync->busy;
-	sync->busy = true;
+	begin = !sync->busy && !sync->paused;
+	sync->busy = sync->busy || begin;
 	pthread_mutex_unlock(&volume->lock);
 	if (begin)
 		begin_sync(volume);
@@ -314,24 +314,53 @@ sync_join(struct blk_request *request)
 bool
 sync_pause(struct volume *volume)
 {
-	bool paused;
+	bool quiet;
 
 	pthread_mutex_lock(&volume->lock);
-	paused = !volume->sync.busy;
-	volume->sync.busy = true;
+	volume->sync.paused = true;
+	quiet = !volume->sync.busy;
 	pthread_mutex_unlock(&volume->lock);
-	return paused;
+	return quiet;
 }
 
 void
 sync_resume(struct volume *volume)
 {
-	bool more;
+	struct sync *sync = &volume->sync;
+	bool begin;
 
 	pthread_mutex_lock(&volume->lock);
-	more = volume->sync.waiting.first != NULL;
-	volume->sync.busy = more;
+	sync->paused = false;
+	begin = !sync->busy && sync->waiting.first;
+	sync->busy = sync->busy || begin;
 	pthread_mutex_unlock(&volume->lock);
-	if (more)
+	if (begin)
 		begin_sync(volume);
+}
+
+/* It has the place of the shared one, so that WRITEs which are their own syncs and overlap it wait for
+ * what it is told. */
+int
+sync_alone(struct volume *volume)
+{
+	struct sync *sync = &volume->sync;
+	struct request_chain released;
+	int rc;
+
+	if (!volume->driver->flush)
+		return 0;
+	pthread_mutex_lock(&volume->lock);
+	begin_one(sync, &sync->mark);
+	pthread_mutex_unlock(&volume->lock);
+	do
+		rc = volume->driver->flush(volume->state);
+	while (rc == -EINTR);
+	if (rc)
+		volume_latch(volume, "sync", rc);
+	pthread_mutex_lock(&volume->lock);
+	TAILQ_REMOVE(&sync->on_way, &sync->mark, link);
+	released = take_released(sync);
+	pthread_mutex_unlock(&volume->lock);
+	complete_chain(&released, released_rc(volume));
+	return rc;
 }

@@ -424,7 +424,7 @@ resize_file(void *state, uint64_t size, struct error *error)
 	/* A file that ends earlier than it should fails every request: what is smaller comes first. */
 	if (size < before)
 		atomic_store(&image->size, size);
-	if (ftruncate(image->fd, (off_t)size) < 0 || fdatasync(image->fd) < 0) {
+	if (ftruncate(image->fd, (off_t)size) < 0) {
 		rc = -errno;
 		return error_set(error, rc, "%s: cannot make it %" PRIu64 " bytes long: %s",
 			image->path, size, strerror(-rc));

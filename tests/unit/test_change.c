@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../../storage/storage.h"
 #include "volume_script.h"
 
 static char dir[200];
@@ -271,6 +272,107 @@ clear_waits_for_what_is_in_flight(void **state)
 	virtual_run_until_idle();
 }
 
+/* A driver of its own: what its next sync says. */
+static struct {
+	int rc;
+	unsigned flushes;
+	uint64_t size;
+} plain;
+
+static int
+open_plain(const struct conf_volume *conf, struct blk_info *info, void **state, struct error *error)
+{
+	(void)state;
+	(void)error;
+	info->size = conf->size;
+	info->volatile_cache = true;
+	info->buffered = true;
+	return 0;
+}
+
+static void
+close_plain(void *state)
+{
+	(void)state;
+}
+
+static int
+move_plain(void *state, const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t length)
+{
+	(void)state;
+	(void)iov;
+	(void)niov;
+	(void)offset;
+	(void)length;
+	return 0;
+}
+
+static int
+flush_plain(void *state)
+{
+	(void)state;
+	plain.flushes++;
+	return plain.rc;
+}
+
+static int
+resize_plain(void *state, uint64_t size, struct error *error)
+{
+	(void)state;
+	(void)error;
+	plain.size = size;
+	return 0;
+}
+
+/* The kernel may tell the sync of a resize of a write that failed, and nobody else: all are told. */
+static void
+failed_sync_of_a_resize_is_everybodys(void **state)
+{
+	static const struct blk_driver driver = {.name = "plain",
+		.argument = "size",
+		.open = open_plain,
+		.close = close_plain,
+		.read = move_plain,
+		.write = move_plain,
+		.flush = flush_plain,
+		.resize = resize_plain};
+	struct conf_volume conf = test_conf("web", "plain", NULL, MIB);
+	struct blk_handle *handle;
+	struct volume *volume;
+	struct error error;
+	struct blk_info info;
+	uint8_t data[512] = {1};
+	char text[512];
+
+	(void)state;
+	for (unsigned shrink = 0; shrink < 2; shrink++) {
+		uint64_t size = shrink ? MIB / 2 : 2 * MIB;
+
+		memset(&plain, 0, sizeof(plain));
+		virtual_as(loop_main());
+		assert_int_equal(volume_open_driver(&conf, &driver, &volume, &error), 0);
+		virtual_as(loop_by_index(0));
+		handle = open_handle(volume);
+		assert_int_equal(io_on(handle, BLK_WRITE, 0, data), 0);
+		plain.rc = -EIO;
+		assert_int_equal(resize(volume, size, true, text), -EIO);
+		assert_string_equal(
+			text, "volume web: resized, but its sync failed: Input/output error");
+		assert_int_equal(plain.size, size);
+		assert_int_equal(plain.flushes, 1);
+		plain.rc = 0;
+		assert_true(volume_broken(volume));
+		assert_int_equal(io_on(handle, BLK_FLUSH, 0, NULL), -EIO);
+		assert_int_equal(io_on(handle, BLK_WRITE, 0, data), -EIO);
+		blk_info(handle, &info);
+		assert_int_equal(info.size, size);
+		assert_int_equal(clear(volume, text), 0);
+		assert_int_equal(io_on(handle, BLK_FLUSH, 0, NULL), 0);
+		assert_int_equal(resize(volume, MIB, false, NULL), shrink ? 0 : -EPERM);
+		drop(volume, handle);
+	}
+}
+
 static int
 setup(void **state)
 {
@@ -299,6 +401,7 @@ main(void)
 		cmocka_unit_test_teardown(one_change_at_a_time, settle),
 		cmocka_unit_test_teardown(clear_lifts_the_latch, settle),
 		cmocka_unit_test_teardown(clear_waits_for_what_is_in_flight, settle),
+		cmocka_unit_test_teardown(failed_sync_of_a_resize_is_everybodys, settle),
 	};
 
 	return cmocka_run_group_tests_name("change", tests, setup, teardown);

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 
+#include "../../storage/storage.h"
 #include "volume_script.h"
 
 static unsigned
@@ -374,6 +375,56 @@ who_waits_behind_a_failure_fails(void **state)
 	volume_script_close(s);
 }
 
+/* Whoever pauses gets his turn although syncs are asked for all the time; none is lost. */
+static void
+pause_comes_before_those_who_wait(void **state)
+{
+	struct volume_script *s = open_cached(false, false);
+	struct volume *volume = volume_script_volume(s);
+	struct blk_handle *handle;
+	struct io io[3];
+
+	(void)state;
+	virtual_as(loop_by_index(0));
+	handle = open_handle(volume);
+	volume_script_hold(s, true);
+	for (unsigned i = 0; i < 2; i++)
+		io_submit(&io[i], handle, BLK_FLUSH, 0, 0, 0, NULL);
+	virtual_as(loop_main());
+	assert_false(sync_pause(volume));
+	virtual_as(loop_by_index(0));
+	volume_script_complete(s, 0, 0);
+	virtual_run_until_idle();
+	assert_int_equal(io[0].completed, 1);
+	assert_int_equal(volume_script_calls(s), 1);
+	io_submit(&io[2], handle, BLK_FLUSH, 0, 0, 0, NULL);
+	virtual_as(loop_main());
+	assert_true(sync_pause(volume));
+	sync_resume(volume);
+	virtual_run_until_idle();
+	assert_int_equal(volume_script_calls(s), 2);
+	virtual_as(loop_by_index(0));
+	volume_script_complete(s, 1, 0);
+	virtual_run_until_idle();
+	assert_int_equal(io[1].completed, 1);
+	assert_int_equal(io[2].completed, 1);
+	/* Given up while one is still on its way. */
+	io_submit(&io[0], handle, BLK_FLUSH, 0, 0, 0, NULL);
+	virtual_as(loop_main());
+	assert_false(sync_pause(volume));
+	sync_resume(volume);
+	virtual_as(loop_by_index(0));
+	io_submit(&io[1], handle, BLK_FLUSH, 0, 0, 0, NULL);
+	volume_script_complete(s, 2, 0);
+	virtual_run_until_idle();
+	volume_script_complete(s, 3, 0);
+	virtual_run_until_idle();
+	assert_int_equal(io[0].completed & io[1].completed, 1);
+	blk_close(handle);
+	virtual_as(loop_main());
+	volume_script_close(s);
+}
+
 int
 main(void)
 {
@@ -389,6 +440,7 @@ main(void)
 		cmocka_unit_test_teardown(enospc_on_sync_is_said_once, settle),
 		cmocka_unit_test_teardown(interrupted_sync_is_tried_again, settle),
 		cmocka_unit_test_teardown(who_waits_behind_a_failure_fails, settle),
+		cmocka_unit_test_teardown(pause_comes_before_those_who_wait, settle),
 	};
 
 	return cmocka_run_group_tests_name("sync", tests, setup_loops, teardown_loops);
