@@ -41,7 +41,7 @@ fails 2 'slabd: --loops: 65 is out of range (1 to 64)' --loops 65 a=memory:1G
 fails 2 'slabd: "foo" is no volume: say NAME=BACKEND:ARG, as in disk0=memory:1G' foo
 fails 2 'slabd: volume web: unknown option "sise" (did you mean "size"?)' "web=file:$made/w,sise=10G"
 fails 2 'slabd: volume a: unknown backend "memry" (did you mean "memory"?)' a=memry:1G
-fails 2 'slabd: volume a: unknown backend "tape" (known: memory, file, null)' a=tape:1
+fails 2 'slabd: volume a: unknown backend "tape" (known: memory, file, device, null)' a=tape:1
 fails 2 'slabd: volume a: size: "1Z" is not a size (give bytes, or a number with K, M, G, T or P)' \
 	a=memory:1Z
 fails 2 'slabd: volume a is defined twice' a=memory:1G a=memory:1G
@@ -70,7 +70,6 @@ fails 1 'slabd: nbd vsock:1 would offer a to everyone: add CHAP, TLS with verifi
 	--nbd vsock:1 a=memory:1G
 
 # What is not there yet says so.
-fails 2 'slabd: --state: not there yet in this version' --state x a=memory:1G
 fails 2 'slabd: --metrics: not there yet in this version' --metrics 127.0.0.1:9000 a=memory:1G
 
 # Failures: 1, and nothing is left of what came before.

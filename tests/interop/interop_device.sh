@@ -67,7 +67,7 @@ other=$(losetup -f --show "$dir/small") || bail "no second loop device"
 
 # Who else has it.
 mkdir "$dir/m"
-mkfs.ext4 -q -F "$other" && mount "$other" "$dir/m" || bail "cannot mount $other"
+{ mkfs.ext4 -q -F "$other" && mount "$other" "$dir/m"; } || bail "cannot mount $other"
 check_fails "a mounted device is refused" "$SLABD_BUILD/slabd" --nbd "unix:$dir/x" --iscsi none \
 	--control none "db=device:$other"
 shows "with where it is mounted" "slabd: volume db: $other is mounted on $dir/m: refusing to serve it"
