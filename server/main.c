@@ -90,7 +90,7 @@ print_banner(const struct conf *conf, uint64_t descriptors)
 
 	dprintf(STDERR_FILENO, "slabd %s · %u loop%s · %s · %u connections · %llu descriptors\n",
 		PACKAGE_VERSION, conf->loops, conf->loops == 1 ? "" : "s", storage_engine(),
-		conf->connections, (unsigned long long)descriptors);
+		tls_library(), conf->connections, (unsigned long long)descriptors);
 	TAILQ_FOREACH(served, volumes_list(), link) {
 		volume_get_stats(served->volume, &stats);
 		dprintf(STDERR_FILENO, "  volume %-10s %-8s %-10s %s\n",

@@ -225,6 +225,38 @@ test_slow_handshake() {
 	exec 7>&-
 }
 
+resident() {
+	awk '/^VmRSS/ { print $2 }' "/proc/$slabd_pid/status"
+}
+
+# R04: 16 KiB for a connection and 64 more with TLS, before anybody is known. Each of a hundred sends most
+# of the largest ClientHello there is.
+test_memory() {
+	local fds=() fd before after
+	if sanitized; then
+		skip "memory before authentication" "sanitizers have their own"
+		return
+	fi
+	{ option 5 && printf '\26\3\1\100\0\1\0\77\374\3\3' && head -c 16000 /dev/zero; } >"$dir/half"
+	before=$(resident)
+	for _ in {1..100}; do
+		exec {fd}<>"/dev/tcp/127.0.0.1/${NBD##*:}"
+		fds+=("$fd")
+		{ printf '\0\0\0\1' && option 5; } >&"$fd"
+		hear "$fd" 38 >/dev/null
+		tail -c +17 "$dir/half" >&"$fd"
+	done
+	check "others get in beside them" nbdinfo --size "$(certificates good)"
+	after=$(resident)
+	note "$(((after - before) / 100)) KiB for each of 100 half ClientHellos"
+	if [ $((after - before)) -lt 8000 ]; then
+		ok "memory before authentication"
+	else
+		not_ok "memory before authentication: $before KiB, then $after"
+	fi
+	for fd in "${fds[@]}"; do exec {fd}>&-; done
+}
+
 # What was sent in the clear behind STARTTLS is not answered, in whichever packet it comes.
 test_injection() {
 	local said
@@ -252,6 +284,7 @@ test_require() {
 		test_refused_clients
 		test_slow_handshake
 		test_injection
+		test_memory
 	else
 		skip "nbdinfo and nbdcopy over TLS" "libnbd-bin is not installed"
 	fi
