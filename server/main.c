@@ -88,7 +88,7 @@ print_banner(const struct conf *conf, uint64_t descriptors)
 	struct volume_stats stats;
 	char size[32];
 
-	dprintf(STDERR_FILENO, "slabd %s · %u loop%s · %s · %u connections · %llu descriptors\n",
+	dprintf(STDERR_FILENO, "slabd %s · %u loop%s · %s · %s · %u connections · %llu descriptors\n",
 		PACKAGE_VERSION, conf->loops, conf->loops == 1 ? "" : "s", storage_engine(),
 		tls_library(), conf->connections, (unsigned long long)descriptors);
 	TAILQ_FOREACH(served, volumes_list(), link) {
