@@ -74,6 +74,7 @@ struct conf {
 	size_t nexports;
 	struct conf_target *targets; /* none: a target per volume */
 	size_t ntargets;
+	char *state;   /* directory; NULL: not given, the default; "none" */
 	char *control; /* "none"; NULL: not given, the default path */
 	unsigned loops;
 	unsigned connections;

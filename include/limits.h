@@ -39,6 +39,7 @@
 #define LIMIT_URING_DEPTH   128           /* requests of one volume in one loop's io_uring */
 #define LIMIT_FAULT_RULES   16          /* of one volume */
 #define LIMIT_FREEZE_WAIT   (10 * SECOND_NS)
+#define LIMIT_RESERVATIONS  128 /* nexuses registered with one volume */
 
 /* NBD */
 #define LIMIT_NBD_PAYLOAD       (32 * 1024 * 1024)
@@ -87,6 +88,7 @@
 #define LIMIT_SCSI_SENSE        252
 #define LIMIT_SCSI_LUNS         256
 #define LIMIT_SCSI_UNMAP        256 /* descriptors in one UNMAP */
+#define LIMIT_SCSI_NAMED        16 /* initiator ports in one PERSISTENT RESERVE OUT */
 #define LIMIT_SCSI_WRITE_SAME   (4 * GIB)
 
 /* Peers */

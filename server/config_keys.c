@@ -234,6 +234,9 @@ static const struct config_key root_keys[] = {
 	{"control", KEY_TEXT, IN(conf, control),
 		.help = "Path of the control socket, or none. Without it: "
 			"$XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock."},
+	{"state", KEY_TEXT, IN(conf, state),
+		.help = "Directory of what survives a restart, made when needed: persistent "
+			"reservations that ask for it; or none. Without it: /var/lib/slabd."},
 	{"loops", KEY_NUMBER, IN(conf, loops), .min = 1, .max = LIMIT_LOOPS,
 		.help = "Event loops, each on a thread of its own. Without it: one per core."},
 	{"insecure", KEY_SWITCH, IN(conf, insecure), .fallback = "off",
@@ -243,7 +246,6 @@ static const struct config_key root_keys[] = {
 	{"tls", KEY_GROUP, .section = &tls_section,
 		.help = "How NBD and iSCSI are secured by TLS."},
 	{.name = "metrics", .kind = KEY_LATER},
-	{.name = "state", .kind = KEY_LATER},
 	{0},
 };
 

@@ -29,6 +29,7 @@
 #include "loop.h"
 #include "options.h"
 #include "patience.h"
+#include "reservation.h"
 #include "secure.h"
 #include "shutdown.h"
 #include "stdio_conn.h"
@@ -174,6 +175,15 @@ open_and_serve(const struct conf *conf, uint64_t descriptors, struct error *erro
 	return rc;
 }
 
+/* NULL: nothing is kept. */
+static const char *
+state_directory(const struct conf *conf)
+{
+	if (!conf->state)
+		return "/var/lib/slabd";
+	return strcmp(conf->state, "none") == 0 ? NULL : conf->state;
+}
+
 static int
 start_layers(struct error *error)
 {
@@ -231,6 +241,8 @@ run_daemon(const struct conf *conf, const struct passed_socket *passed)
 		rc = control_bind(conf, &error);
 	if (rc == 0)
 		rc = start_layers(&error);
+	if (rc == 0 && reservation_directory(state_directory(conf)) < 0)
+		rc = error_set(&error, -ENOMEM, "no memory");
 	if (rc == 0) {
 		rc = open_and_serve(conf, descriptors, &error);
 		stop_layers();

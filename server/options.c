@@ -28,7 +28,7 @@ enum {
 	OPTION_TLS_KEY,
 	OPTION_TLS_CA,
 	OPTION_TLS_PSK,
-	OPTION_LATER,
+	OPTION_STATE,
 };
 
 static const struct option long_options[] = {
@@ -50,7 +50,7 @@ static const struct option long_options[] = {
 	{"tls-ca", required_argument, NULL, OPTION_TLS_CA},
 	{"tls-psk", required_argument, NULL, OPTION_TLS_PSK},
 	{"stdio", no_argument, NULL, OPTION_STDIO},
-	{"state", required_argument, NULL, OPTION_LATER},
+	{"state", required_argument, NULL, OPTION_STATE},
 	{0},
 };
 
@@ -76,6 +76,7 @@ options_help(void)
 	      "                      default 127.0.0.1:3260\n"
 	      "      --control PATH  socket for slabctl(8), or none; default\n"
 	      "                      $XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock\n"
+	      "      --state DIR     what survives a restart, or none; default /var/lib/slabd\n"
 	      "      --tls MODE      TLS for NBD: off, allow or require; with a certificate or a\n"
 	      "                      PSK file the default is require\n"
 	      "      --tls-cert FILE --tls-key FILE\n"
@@ -116,9 +117,7 @@ complain(struct config *config, int code, int value, const char *word)
 	char name[64];
 
 	snprintf(name, sizeof(name), "%.*s", (int)strcspn(word, "="), word);
-	if (value == OPTION_LATER)
-		config_usage(config, "%s: not there yet in this version", name);
-	else if (code == ':')
+	if (code == ':')
 		config_usage(config, "%s needs an argument", name);
 	else if (value == 0)
 		complain_about_unknown(config, name);
@@ -148,7 +147,7 @@ set_tls(struct config *config, const char *key, const char *option, const char *
 }
 
 static void
-apply(struct config *config, int code, int index, enum options_action *action)
+apply(struct config *config, int code, enum options_action *action)
 {
 	switch (code) {
 	case OPTION_NBD:
@@ -203,9 +202,8 @@ apply(struct config *config, int code, int index, enum options_action *action)
 	case OPTION_TLS_PSK:
 		set_tls(config, "psk", "--tls-psk", optarg);
 		break;
-	case OPTION_LATER:
-		config_usage(
-			config, "--%s: not there yet in this version", long_options[index].name);
+	case OPTION_STATE:
+		set_root(config, "state", "--state", optarg);
 		break;
 	}
 }
@@ -241,17 +239,17 @@ enum options_action
 options_parse(int argc, char **argv, struct config *config)
 {
 	enum options_action action = OPTIONS_SERVE;
-	int code, index = 0;
+	int code;
 	bool wrong;
 
 	opterr = 0;
 	read_config(argc, argv, config);
 	optind = 0;
-	while ((code = getopt_long(argc, argv, short_options, long_options, &index)) != -1) {
+	while ((code = getopt_long(argc, argv, short_options, long_options, NULL)) != -1) {
 		if (code == '?' || code == ':')
 			complain(config, code, optopt, argv[optind - 1]);
 		else
-			apply(config, code, index, &action);
+			apply(config, code, &action);
 	}
 	/* After an option that is not known, a bare word may well be its argument. */
 	wrong = config->usage;

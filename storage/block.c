@@ -45,6 +45,7 @@ blk_open(struct volume *volume, const char *name, bool read_only, int *rc)
 	memcpy(handle->name, name, length);
 	pthread_mutex_lock(&volume->lock);
 	LIST_INSERT_HEAD(&lane->handles, handle, link);
+	reservation_fence_handle(handle);
 	pthread_mutex_unlock(&volume->lock);
 	atomic_fetch_add(&volume->nhandles, 1);
 	*rc = 0;
@@ -69,6 +70,7 @@ blk_close(struct blk_handle *handle)
 	struct volume *volume = handle->volume;
 
 	CHECK(handle->in_flight == 0);
+	reservation_forget(handle);
 	pthread_mutex_lock(&volume->lock);
 	LIST_REMOVE(handle, link);
 	counters_merge(&handle->lane->closed, &handle->counters);
@@ -104,6 +106,12 @@ blk_info(const struct blk_handle *handle, struct blk_info *info)
 	info->read_only = handle->read_only;
 }
 
+uint64_t
+blk_size(const struct blk_handle *handle)
+{
+	return atomic_load_explicit(&handle->volume->size, memory_order_relaxed);
+}
+
 bool
 blk_check(const struct blk_handle *handle, uint64_t offset, uint64_t length)
 {
@@ -127,10 +135,22 @@ blk_inline(const struct blk_handle *handle)
 	const struct volume *volume = handle->volume;
 
 	return volume->info.carried_inline && !handle->lane->frozen && !handle->lane->layers &&
-	       !atomic_load_explicit(&volume->refuse, memory_order_relaxed);
+	       !(atomic_load_explicit(&volume->refuse, memory_order_relaxed) &
+		       ~(unsigned)VOLUME_RESERVED);
 }
 
-/* What a volume that is broken or going answers; 0: it may pass. */
+/* Design section 3: who is fenced off by a reservation, through whatever protocol. */
+static bool
+is_fenced(const struct blk_request *request)
+{
+	unsigned fence = reservation_fence(request->handle);
+
+	if (OP(request->op) & WRITING)
+		return fence & FENCE_WRITE;
+	return request->op != BLK_FLUSH && (fence & FENCE_READ);
+}
+
+/* What a volume that is broken, going or reserved answers; 0: it may pass. */
 static int
 refused_rc(const struct volume *volume, unsigned refuse, const struct blk_request *request)
 {
@@ -138,6 +158,8 @@ refused_rc(const struct volume *volume, unsigned refuse, const struct blk_reques
 		return -ESHUTDOWN;
 	if (refuse & VOLUME_GONE)
 		return -ENODEV;
+	if ((refuse & VOLUME_RESERVED) && is_fenced(request))
+		return -EPERM;
 	if (!(refuse & VOLUME_BROKEN))
 		return 0;
 	/* B7 */

@@ -20,6 +20,7 @@
 #include "conf.h"
 #include "histogram.h"
 #include "limits.h"
+#include "reservation.h"
 #include "volume.h"
 #include "work.h"
 #include "layers/layer.h"
@@ -38,7 +39,12 @@ enum {
 };
 
 /* volume.refuse */
-enum { VOLUME_GOING = 1, VOLUME_BROKEN = 2, VOLUME_GONE = 4 /* no device behind it */ };
+enum {
+	VOLUME_GOING = 1,
+	VOLUME_BROKEN = 2,
+	VOLUME_GONE = 4,     /* no device behind it */
+	VOLUME_RESERVED = 8, /* look at the handle's fence */
+};
 
 #define LANES (LIMIT_LOOPS + 1) /* the main loop is one more */
 
@@ -85,6 +91,8 @@ struct blk_handle {
 	struct loop *loop;
 	bool read_only;
 	unsigned in_flight;
+	atomic_uint fence;      /* FENCE_*; written under volume->lock */
+	char *initiator, *port; /* under volume->lock; NULL: no nexus of SCSI */
 	uint64_t paid[2]; /* layers/qos.c: this client's buckets */
 	struct blk_counters counters;
 	LIST_ENTRY(blk_handle) link;
@@ -148,6 +156,9 @@ struct volume {
 	_Atomic(struct lane *) lanes[LANES]; /* written under lock */
 	struct freeze_list freezes;          /* all of them, in order of arrival */
 	struct sync sync;
+	struct reservation *reservation; /* NULL: nobody is registered */
+	struct blk_handle *taken;        /* all of the volume, by SPC-2's RESERVE */
+	TAILQ_HEAD(, change) changes;    /* of reservations; the first one runs */
 	char why[256];
 
 	struct work_queue *works;
@@ -298,6 +309,22 @@ bool freeze_holds(struct lane *lane, struct blk_request *request);
 void freeze_passed(struct lane *lane, const struct blk_request *request);
 /* A new lane, under the volume's lock, inherits what is frozen. */
 void freeze_inherit(struct lane *lane);
+
+/* reservation.c */
+
+/* What was kept of them. 0 or -errno with a text. */
+int reservation_open(struct volume *volume, struct error *error);
+void reservation_close(struct volume *volume);
+/* Under the lock: a new handle. */
+void reservation_fence_handle(struct blk_handle *handle);
+/* The handle is being closed. */
+void reservation_forget(struct blk_handle *handle);
+
+/* reservation_file.c: workers, but for load: main thread. 0 or -errno with a text. */
+int reservation_save(
+	const char *volume, const struct reservation *reservation, struct error *error);
+/* 1: there was one. */
+int reservation_load(const char *volume, struct reservation *reservation, struct error *error);
 
 /* emulate.c: carries out what the driver does not, and completes the request. Its loop. */
 void emulate(struct blk_request *request);

@@ -36,6 +36,7 @@ void
 storage_stop(void)
 {
 	uring_stop();
+	reservation_directory(NULL);
 	memory_stop();
 	emulate_stop();
 }
@@ -204,6 +205,7 @@ static void
 free_volume(struct volume *volume)
 {
 	layers_free(volume);
+	reservation_close(volume);
 	for (unsigned i = 0; i < LANES; i++)
 		free(atomic_load(&volume->lanes[i]));
 	pthread_mutex_destroy(&volume->lock);
@@ -230,6 +232,7 @@ volume_make(const struct conf_volume *conf, const struct blk_driver *driver, str
 	pthread_mutex_init(&volume->lock, NULL);
 	TAILQ_INIT(&volume->freezes);
 	TAILQ_INIT(&volume->sync.on_way);
+	TAILQ_INIT(&volume->changes);
 	volume->driver = driver;
 	atomic_init(&volume->references, 1);
 	rc = copy_conf(&volume->conf, conf);
@@ -270,6 +273,8 @@ volume_open_driver(const struct conf_volume *conf, const struct blk_driver *driv
 	info = volume->info;
 	if (conf->fault)
 		rc = volume_fault_set(volume, conf->fault, error);
+	if (!rc)
+		rc = reservation_open(volume, error);
 	if (!rc)
 		rc = driver->open(&volume->conf, &info, &state, error);
 	if (rc) {

@@ -39,97 +39,129 @@ static uint8_t first_row[256];
 
 /* clang-format off */
 const struct scsi_opcode scsi_opcodes[] = {
-	{"TEST UNIT READY", OP_TEST_UNIT_READY, 0, 6, MEDIUM, {0},
+	{"TEST UNIT READY", OP_TEST_UNIT_READY, 0, 6, MEDIUM, ACCESS_STATUS, {0},
 		prepare_nothing, execute_test_unit_ready},
-	{"REQUEST SENSE", OP_REQUEST_SENSE, 0, 6, ALWAYS, {CDB_DESC, 0, 0, 0xff},
+	{"REQUEST SENSE", OP_REQUEST_SENSE, 0, 6, ALWAYS, ACCESS_NONE, {CDB_DESC, 0, 0, 0xff},
 		prepare_request_sense, execute_request_sense},
-	{"READ(6)", OP_READ_6, 0, 6, READS, {0x1f, FF3},
+	{"READ(6)", OP_READ_6, 0, 6, READS, ACCESS_READ, {0x1f, FF3},
 		prepare_read, execute_read},
-	{"WRITE(6)", OP_WRITE_6, 0, 6, WRITES, {0x1f, FF3},
+	{"WRITE(6)", OP_WRITE_6, 0, 6, WRITES, ACCESS_WRITE, {0x1f, FF3},
 		prepare_write, execute_write},
-	{"INQUIRY", OP_INQUIRY, 0, 6, ALWAYS, {CDB_EVPD, FF3},
+	{"INQUIRY", OP_INQUIRY, 0, 6, ALWAYS, ACCESS_NONE, {CDB_EVPD, FF3},
 		prepare_inquiry, execute_inquiry},
-	{"MODE SELECT(6)", OP_MODE_SELECT_6, 0, 6, 0, {CDB_PF, 0, 0, 0xff},
+	{"MODE SELECT(6)", OP_MODE_SELECT_6, 0, 6, 0, ACCESS_WRITE, {CDB_PF, 0, 0, 0xff},
 		prepare_mode_select, execute_mode_select},
-	{"MODE SENSE(6)", OP_MODE_SENSE_6, 0, 6, 0, {CDB_DBD, FF3},
+	{"RESERVE(6)", OP_RESERVE_6, 0, 6, 0, ACCESS_STATUS, {0},
+		prepare_nothing, execute_reserve},
+	{"RELEASE(6)", OP_RELEASE_6, 0, 6, 0, ACCESS_NONE, {0},
+		prepare_nothing, execute_release},
+	{"MODE SENSE(6)", OP_MODE_SENSE_6, 0, 6, 0, ACCESS_READ, {CDB_DBD, FF3},
 		prepare_mode_sense, execute_mode_sense},
-	{"START STOP UNIT", OP_START_STOP_UNIT, 0, 6, 0, {0x01, 0, 0x0f, 0xf7},
+	{"START STOP UNIT", OP_START_STOP_UNIT, 0, 6, 0, ACCESS_START, {0x01, 0, 0x0f, 0xf7},
 		prepare_start_stop_unit, execute_start_stop_unit},
-	{"RECEIVE DIAGNOSTIC RESULTS", OP_RECEIVE_DIAGNOSTIC, 0, 6, 0, {CDB_PCV, FF3},
+	{"RECEIVE DIAGNOSTIC RESULTS", OP_RECEIVE_DIAGNOSTIC, 0, 6, 0, ACCESS_READ, {CDB_PCV, FF3},
 		prepare_receive_diagnostic, execute_receive_diagnostic},
 	/* DEVOFFL and UNITOFFL allow what the self-test does not need */
-	{"SEND DIAGNOSTIC", OP_SEND_DIAGNOSTIC, 0, 6, MEDIUM, {0x13 | CDB_SELFTEST, 0, FF2},
+	{"SEND DIAGNOSTIC", OP_SEND_DIAGNOSTIC, 0, 6, MEDIUM, ACCESS_WRITE, {0x13 | CDB_SELFTEST, 0, FF2},
 		prepare_send_diagnostic, execute_send_diagnostic},
-	{"PREVENT ALLOW MEDIUM REMOVAL", OP_PREVENT_ALLOW, 0, 6, 0, {Z3, 0x01},
+	{"PREVENT ALLOW MEDIUM REMOVAL", OP_PREVENT_ALLOW, 0, 6, 0, ACCESS_PREVENT, {Z3, 0x01},
 		prepare_nothing, execute_prevent_allow},
-	{"READ CAPACITY(10)", OP_READ_CAPACITY_10, 0, 10, MEDIUM, {0},
+	{"READ CAPACITY(10)", OP_READ_CAPACITY_10, 0, 10, MEDIUM, ACCESS_NONE, {0},
 		prepare_read_capacity_10, execute_read_capacity_10},
-	{"READ(10)", OP_READ_10, 0, 10, READS, {CDB_DPO | CDB_FUA, FF4, 0, FF2},
+	{"READ(10)", OP_READ_10, 0, 10, READS, ACCESS_READ, {CDB_DPO | CDB_FUA, FF4, 0, FF2},
 		prepare_read, execute_read},
-	{"WRITE(10)", OP_WRITE_10, 0, 10, WRITES, {CDB_DPO | CDB_FUA, FF4, 0, FF2},
+	{"WRITE(10)", OP_WRITE_10, 0, 10, WRITES, ACCESS_WRITE, {CDB_DPO | CDB_FUA, FF4, 0, FF2},
 		prepare_write, execute_write},
-	{"WRITE AND VERIFY(10)", OP_WRITE_AND_VERIFY_10, 0, 10, WRITES, {CDB_DPO | CDB_BYTCHK, FF4, 0, FF2},
+	{"WRITE AND VERIFY(10)", OP_WRITE_AND_VERIFY_10, 0, 10, WRITES, ACCESS_WRITE, {CDB_DPO | CDB_BYTCHK, FF4, 0, FF2},
 		prepare_write_and_verify, execute_write_and_verify},
-	{"VERIFY(10)", OP_VERIFY_10, 0, 10, READS, {CDB_DPO | CDB_BYTCHK, FF4, 0, FF2},
+	{"VERIFY(10)", OP_VERIFY_10, 0, 10, READS, ACCESS_READ, {CDB_DPO | CDB_BYTCHK, FF4, 0, FF2},
 		prepare_verify, execute_verify},
-	{"PRE-FETCH(10)", OP_PREFETCH_10, 0, 10, MEDIUM, {0x02, FF4, 0x1f, FF2},
+	{"PRE-FETCH(10)", OP_PREFETCH_10, 0, 10, MEDIUM, ACCESS_READ, {0x02, FF4, 0x1f, FF2},
 		prepare_prefetch, execute_prefetch},
-	{"SYNCHRONIZE CACHE(10)", OP_SYNCHRONIZE_CACHE_10, 0, 10, MEDIUM, {0x06, FF4, 0, FF2},
+	{"SYNCHRONIZE CACHE(10)", OP_SYNCHRONIZE_CACHE_10, 0, 10, MEDIUM, ACCESS_WRITE, {0x06, FF4, 0, FF2},
 		prepare_synchronize_cache, execute_synchronize_cache},
-	{"READ DEFECT DATA(10)", OP_READ_DEFECT_DATA_10, 0, 10, MEDIUM, {0, 0x1f, Z3, 0, FF2},
+	{"READ DEFECT DATA(10)", OP_READ_DEFECT_DATA_10, 0, 10, MEDIUM, ACCESS_READ, {0, 0x1f, Z3, 0, FF2},
 		prepare_read_defect_data, execute_read_defect_data},
-	{"WRITE SAME(10)", OP_WRITE_SAME_10, 0, 10, CHANGES | ROW_EXACT, {CDB_WS_UNMAP, FF4, 0, FF2},
+	{"WRITE SAME(10)", OP_WRITE_SAME_10, 0, 10, CHANGES | ROW_EXACT, ACCESS_WRITE, {CDB_WS_UNMAP, FF4, 0, FF2},
 		prepare_write_same, execute_write_same},
-	{"UNMAP", OP_UNMAP, 0, 10, CHANGES, {Z5, 0, FF2},
+	{"UNMAP", OP_UNMAP, 0, 10, CHANGES, ACCESS_WRITE, {Z5, 0, FF2},
 		prepare_unmap, execute_unmap},
-	{"MODE SELECT(10)", OP_MODE_SELECT_10, 0, 10, 0, {CDB_PF, Z5, FF2},
+	{"MODE SELECT(10)", OP_MODE_SELECT_10, 0, 10, 0, ACCESS_WRITE, {CDB_PF, Z5, FF2},
 		prepare_mode_select, execute_mode_select},
-	{"MODE SENSE(10)", OP_MODE_SENSE_10, 0, 10, 0, {CDB_LLBAA | CDB_DBD, FF2, Z3, FF2},
+	{"RESERVE(10)", OP_RESERVE_10, 0, 10, 0, ACCESS_STATUS, {0},
+		prepare_nothing, execute_reserve},
+	{"RELEASE(10)", OP_RELEASE_10, 0, 10, 0, ACCESS_NONE, {0},
+		prepare_nothing, execute_release},
+	{"MODE SENSE(10)", OP_MODE_SENSE_10, 0, 10, 0, ACCESS_READ, {CDB_LLBAA | CDB_DBD, FF2, Z3, FF2},
 		prepare_mode_sense, execute_mode_sense},
-	{"READ(16)", OP_READ_16, 0, 16, READS, {CDB_DPO | CDB_FUA, FF8, FF4},
+	{"PERSISTENT RESERVE IN, READ KEYS", OP_RESERVE_IN, SA_READ_KEYS, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_READ_KEYS, Z5, FF2}, prepare_reserve_in, execute_read_keys},
+	{"PERSISTENT RESERVE IN, READ RESERVATION", OP_RESERVE_IN, SA_READ_RESERVATION, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_READ_RESERVATION, Z5, FF2}, prepare_reserve_in, execute_read_reservation},
+	{"PERSISTENT RESERVE IN, REPORT CAPABILITIES", OP_RESERVE_IN, SA_REPORT_CAPABILITIES, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_REPORT_CAPABILITIES, Z5, FF2}, prepare_reserve_in, execute_report_capabilities},
+	{"PERSISTENT RESERVE IN, READ FULL STATUS", OP_RESERVE_IN, SA_READ_FULL_STATUS, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_READ_FULL_STATUS, Z5, FF2}, prepare_reserve_in, execute_read_full_status},
+	{"PERSISTENT RESERVE OUT, REGISTER", OP_RESERVE_OUT, SA_REGISTER, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_REGISTER, 0xff, 0, 0, FF4}, prepare_reserve_out, execute_reserve_out},
+	{"PERSISTENT RESERVE OUT, RESERVE", OP_RESERVE_OUT, SA_RESERVE, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_RESERVE, 0xff, 0, 0, FF4}, prepare_reserve_out, execute_reserve_out},
+	{"PERSISTENT RESERVE OUT, RELEASE", OP_RESERVE_OUT, SA_RELEASE, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_RELEASE, 0xff, 0, 0, FF4}, prepare_reserve_out, execute_reserve_out},
+	{"PERSISTENT RESERVE OUT, CLEAR", OP_RESERVE_OUT, SA_CLEAR, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_CLEAR, 0xff, 0, 0, FF4}, prepare_reserve_out, execute_reserve_out},
+	{"PERSISTENT RESERVE OUT, PREEMPT", OP_RESERVE_OUT, SA_PREEMPT, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_PREEMPT, 0xff, 0, 0, FF4}, prepare_reserve_out, execute_reserve_out},
+	{"PERSISTENT RESERVE OUT, PREEMPT AND ABORT", OP_RESERVE_OUT, SA_PREEMPT_AND_ABORT, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_PREEMPT_AND_ABORT, 0xff, 0, 0, FF4}, prepare_reserve_out, execute_reserve_out},
+	{"PERSISTENT RESERVE OUT, REGISTER AND IGNORE", OP_RESERVE_OUT, SA_REGISTER_AND_IGNORE, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_REGISTER_AND_IGNORE, 0xff, 0, 0, FF4}, prepare_reserve_out, execute_reserve_out},
+	{"PERSISTENT RESERVE OUT, REGISTER AND MOVE", OP_RESERVE_OUT, SA_REGISTER_AND_MOVE, 10, ROW_ACTION,
+		ACCESS_STATUS, {SA_REGISTER_AND_MOVE, 0xff, 0, 0, FF4}, prepare_reserve_out, execute_reserve_out},
+	{"READ(16)", OP_READ_16, 0, 16, READS, ACCESS_READ, {CDB_DPO | CDB_FUA, FF8, FF4},
 		prepare_read, execute_read},
-	{"COMPARE AND WRITE", OP_COMPARE_AND_WRITE, 0, 16, WRITES | ROW_EXACT, {CDB_DPO | CDB_FUA, FF8, Z3, 0xff},
+	{"COMPARE AND WRITE", OP_COMPARE_AND_WRITE, 0, 16, WRITES | ROW_EXACT, ACCESS_WRITE, {CDB_DPO | CDB_FUA, FF8, Z3, 0xff},
 		prepare_compare_and_write, execute_compare_and_write},
-	{"WRITE(16)", OP_WRITE_16, 0, 16, WRITES, {CDB_DPO | CDB_FUA, FF8, FF4},
+	{"WRITE(16)", OP_WRITE_16, 0, 16, WRITES, ACCESS_WRITE, {CDB_DPO | CDB_FUA, FF8, FF4},
 		prepare_write, execute_write},
-	{"ORWRITE", OP_ORWRITE, 0, 16, WRITES, {CDB_DPO | CDB_FUA, FF8, FF4},
+	{"ORWRITE", OP_ORWRITE, 0, 16, WRITES, ACCESS_WRITE, {CDB_DPO | CDB_FUA, FF8, FF4},
 		prepare_orwrite, execute_orwrite},
-	{"WRITE AND VERIFY(16)", OP_WRITE_AND_VERIFY_16, 0, 16, WRITES, {CDB_DPO | CDB_BYTCHK, FF8, FF4},
+	{"WRITE AND VERIFY(16)", OP_WRITE_AND_VERIFY_16, 0, 16, WRITES, ACCESS_WRITE, {CDB_DPO | CDB_BYTCHK, FF8, FF4},
 		prepare_write_and_verify, execute_write_and_verify},
-	{"VERIFY(16)", OP_VERIFY_16, 0, 16, READS, {CDB_DPO | CDB_BYTCHK, FF8, FF4},
+	{"VERIFY(16)", OP_VERIFY_16, 0, 16, READS, ACCESS_READ, {CDB_DPO | CDB_BYTCHK, FF8, FF4},
 		prepare_verify, execute_verify},
-	{"PRE-FETCH(16)", OP_PREFETCH_16, 0, 16, MEDIUM, {0x02, FF8, FF4, 0x1f},
+	{"PRE-FETCH(16)", OP_PREFETCH_16, 0, 16, MEDIUM, ACCESS_READ, {0x02, FF8, FF4, 0x1f},
 		prepare_prefetch, execute_prefetch},
-	{"SYNCHRONIZE CACHE(16)", OP_SYNCHRONIZE_CACHE_16, 0, 16, MEDIUM, {0x06, FF8, FF4},
+	{"SYNCHRONIZE CACHE(16)", OP_SYNCHRONIZE_CACHE_16, 0, 16, MEDIUM, ACCESS_WRITE, {0x06, FF8, FF4},
 		prepare_synchronize_cache, execute_synchronize_cache},
-	{"WRITE SAME(16)", OP_WRITE_SAME_16, 0, 16, CHANGES | ROW_EXACT, {CDB_WS_UNMAP | CDB_WS_NDOB, FF8, FF4},
+	{"WRITE SAME(16)", OP_WRITE_SAME_16, 0, 16, CHANGES | ROW_EXACT, ACCESS_WRITE, {CDB_WS_UNMAP | CDB_WS_NDOB, FF8, FF4},
 		prepare_write_same, execute_write_same},
 	{"READ CAPACITY(16)", OP_SERVICE_ACTION_IN_16, SA_READ_CAPACITY_16, 16, ROW_ACTION | MEDIUM,
-		{SA_READ_CAPACITY_16, Z8, FF4},
+		ACCESS_NONE, {SA_READ_CAPACITY_16, Z8, FF4},
 		prepare_read_capacity_16, execute_read_capacity_16},
 	{"GET LBA STATUS", OP_SERVICE_ACTION_IN_16, SA_GET_LBA_STATUS, 16, ROW_ACTION | MEDIUM,
-		{SA_GET_LBA_STATUS, FF8, FF4},
+		ACCESS_READ, {SA_GET_LBA_STATUS, FF8, FF4},
 		prepare_get_lba_status, execute_get_lba_status},
-	{"REPORT LUNS", OP_REPORT_LUNS, 0, 12, ALWAYS, {0, 0xff, Z3, FF4},
+	{"REPORT LUNS", OP_REPORT_LUNS, 0, 12, ALWAYS, ACCESS_NONE, {0, 0xff, Z3, FF4},
 		prepare_report_luns, execute_report_luns},
 	{"REPORT SUPPORTED OPERATION CODES", OP_MAINTENANCE_IN, SA_REPORT_SUPPORTED_OPCODES, 12,
-		ROW_ACTION, {SA_REPORT_SUPPORTED_OPCODES, CDB_RCTD | 7, FF3, FF4},
+		ROW_ACTION, ACCESS_STATUS, {SA_REPORT_SUPPORTED_OPCODES, CDB_RCTD | 7, FF3, FF4},
 		prepare_report_opcodes, execute_report_opcodes},
 	{"REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", OP_MAINTENANCE_IN, SA_REPORT_SUPPORTED_TMF, 12,
-		ROW_ACTION, {SA_REPORT_SUPPORTED_TMF, CDB_REPD, Z3, FF4},
+		ROW_ACTION, ACCESS_STATUS, {SA_REPORT_SUPPORTED_TMF, CDB_REPD, Z3, FF4},
 		prepare_report_tmf, execute_report_tmf},
 	{"REPORT TIMESTAMP", OP_MAINTENANCE_IN, SA_REPORT_TIMESTAMP, 12,
-		ROW_ACTION, {SA_REPORT_TIMESTAMP, 0, Z3, FF4},
+		ROW_ACTION, ACCESS_STATUS, {SA_REPORT_TIMESTAMP, 0, Z3, FF4},
 		prepare_report_timestamp, execute_report_timestamp},
-	{"READ(12)", OP_READ_12, 0, 12, READS, {CDB_DPO | CDB_FUA, FF4, FF4},
+	{"READ(12)", OP_READ_12, 0, 12, READS, ACCESS_READ, {CDB_DPO | CDB_FUA, FF4, FF4},
 		prepare_read, execute_read},
-	{"WRITE(12)", OP_WRITE_12, 0, 12, WRITES, {CDB_DPO | CDB_FUA, FF4, FF4},
+	{"WRITE(12)", OP_WRITE_12, 0, 12, WRITES, ACCESS_WRITE, {CDB_DPO | CDB_FUA, FF4, FF4},
 		prepare_write, execute_write},
-	{"WRITE AND VERIFY(12)", OP_WRITE_AND_VERIFY_12, 0, 12, WRITES, {CDB_DPO | CDB_BYTCHK, FF4, FF4},
+	{"WRITE AND VERIFY(12)", OP_WRITE_AND_VERIFY_12, 0, 12, WRITES, ACCESS_WRITE, {CDB_DPO | CDB_BYTCHK, FF4, FF4},
 		prepare_write_and_verify, execute_write_and_verify},
-	{"VERIFY(12)", OP_VERIFY_12, 0, 12, READS, {CDB_DPO | CDB_BYTCHK, FF4, FF4},
+	{"VERIFY(12)", OP_VERIFY_12, 0, 12, READS, ACCESS_READ, {CDB_DPO | CDB_BYTCHK, FF4, FF4},
 		prepare_verify, execute_verify},
-	{"READ DEFECT DATA(12)", OP_READ_DEFECT_DATA_12, 0, 12, MEDIUM, {0x1f, FF4, FF4},
+	{"READ DEFECT DATA(12)", OP_READ_DEFECT_DATA_12, 0, 12, MEDIUM, ACCESS_READ, {0x1f, FF4, FF4},
 		prepare_read_defect_data, execute_read_defect_data},
 };
 /* clang-format on */
@@ -198,6 +230,30 @@ check_usage(struct scsi_task *task, const struct scsi_opcode *row)
 	return scsi_fail_cdb(task, i);
 }
 
+/* Another nexus' reservation. The block layer looks again when the command's requests start. */
+static bool
+check_access(struct scsi_task *task, const struct scsi_opcode *row)
+{
+	static const unsigned conflicts[] = {
+		[ACCESS_NONE] = 0,
+		[ACCESS_STATUS] = FENCE_RESERVED,
+		[ACCESS_READ] = FENCE_RESERVED | FENCE_READ,
+		[ACCESS_WRITE] = FENCE_RESERVED | FENCE_WRITE,
+	};
+	unsigned fence = reservation_fence(task->unit->handle), access = row->access;
+
+	if (__builtin_expect(fence == 0, 1))
+		return true;
+	if (access == ACCESS_START)
+		access = (task->cdb[4] & 0xf1) == CDB_START ? ACCESS_STATUS : ACCESS_WRITE;
+	else if (access == ACCESS_PREVENT)
+		access = task->cdb[4] & 1 ? ACCESS_WRITE : ACCESS_NONE;
+	if (!(fence & conflicts[access]))
+		return true;
+	task->status = SCSI_RESERVATION_CONFLICT;
+	return false;
+}
+
 /* What depends on the unit's state; cheap when nothing changed. */
 static bool
 check_unit(struct scsi_task *task, const struct scsi_opcode *row)
@@ -206,12 +262,15 @@ check_unit(struct scsi_task *task, const struct scsi_opcode *row)
 	unsigned code;
 
 	scsi_unit_refresh(unit);
-	if (!(row->flags & ROW_DATA))
+	/* SPC-4 5.15: a capacity that changed is said by the next command, whatever it is. */
+	if (!(row->flags & ROW_DATA) || blk_size(unit->handle) != unit->info.size)
 		scsi_unit_look(unit);
 	if (unit->attentions && !(row->flags & ROW_QUIET)) {
 		code = scsi_unit_attention(unit);
 		return scsi_fail(task, KEY_UNIT_ATTENTION, code);
 	}
+	if (!check_access(task, row))
+		return false;
 	if ((row->flags & ROW_MEDIUM) && (unit->settings & UNIT_EJECTED))
 		return scsi_fail(task, KEY_NOT_READY, ASC_NO_MEDIUM);
 	if ((row->flags & ROW_WRITES) && scsi_unit_read_only(unit))
@@ -220,13 +279,33 @@ check_unit(struct scsi_task *task, const struct scsi_opcode *row)
 	return true;
 }
 
+/* The first task tells by which target port its nexus comes. */
+static int
+name_port(struct scsi_task *task)
+{
+	struct scsi_nexus *nexus = task->nexus;
+	int rc = 0;
+
+	if (nexus->port[0] || !scsi_nexus_port(nexus, task->portal_id, nexus->port))
+		return 0;
+	for (unsigned i = 0; i < nexus->nmap && rc == 0; i++) {
+		if (nexus->map[i].unit)
+			rc = scsi_unit_identify(nexus->map[i].unit);
+	}
+	if (rc < 0)
+		nexus->port[0] = '\0';
+	return rc;
+}
+
 static bool
 check_task(struct scsi_task *task)
 {
 	bool known;
 	const struct scsi_opcode *row = find_row(task->cdb, &known);
-	int rc = scsi_nexus_unit(task->nexus, task->lun, &task->unit);
+	int rc = name_port(task);
 
+	if (rc == 0)
+		rc = scsi_nexus_unit(task->nexus, task->lun, &task->unit);
 	if (rc == -ENOMEM)
 		return scsi_fail_busy(task);
 	if (rc < 0 && !(row && (row->flags & ROW_ANY_LUN)))

@@ -16,6 +16,7 @@
 #include "block.h"
 #include "bytes.h"
 #include "limits.h"
+#include "reservation.h"
 #include "scsi/scsi.h"
 #include "scsi/scsi_wire.h"
 
@@ -37,6 +38,9 @@ enum {
 	ATTENTION_MEDIUM = 4,
 	ATTENTION_MODE = 8,
 	ATTENTION_CAPACITY = 16,
+	ATTENTION_RESERVATIONS_PREEMPTED = 32,
+	ATTENTION_RESERVATIONS_RELEASED = 64,
+	ATTENTION_REGISTRATIONS_PREEMPTED = 128,
 };
 
 /*
@@ -100,11 +104,16 @@ struct scsi_port {
 struct scsi_nexus {
 	char initiator[LIMIT_ISCSI_NAME + 33]; /* and ",i,0x" with an ISID */
 	char target[LIMIT_ISCSI_NAME + 1];
+	char port[RESERVATION_NAME]; /* target port: "target,t,0x0001"; from the first task on */
 	struct scsi_map *map; /* ascending numbers */
 	unsigned nmap;
 	struct scsi_port *ports;
 	unsigned nports;
 };
+
+/* Name of the target port with that relative identifier, in `name`. False: there is none. */
+bool scsi_nexus_port(
+	const struct scsi_nexus *nexus, uint16_t relative_id, char name[RESERVATION_NAME]);
 
 int scsi_unit_start(void);
 void scsi_unit_stop(void);
@@ -133,6 +142,11 @@ void scsi_unit_change(struct scsi_unit *unit, unsigned clear, unsigned set, unsi
 void scsi_unit_prevent(struct scsi_unit *unit, bool prevent);
 bool scsi_unit_prevented(struct scsi_unit *unit);
 void scsi_unit_reset(struct scsi_unit *unit);
+/* Posts to every other nexus of the unit what `attention` says, which may be 0. */
+void scsi_unit_tell(struct scsi_unit *unit,
+	unsigned (*attention)(const struct scsi_unit *unit, void *arg), void *arg);
+/* Tells the volume which nexus this is. 0 or -ENOMEM. */
+int scsi_unit_identify(struct scsi_unit *unit);
 
 /* Reads blk_info() again; a size that changed becomes an attention. */
 void scsi_unit_look(struct scsi_unit *unit);
@@ -168,12 +182,23 @@ enum {
 	ROW_EXACT = 64,  /* more data-out than the CDB takes is an error */
 };
 
+/* When another nexus' reservation stands in the way. SPC-4 5.13.1, SBC-3 4.17, SPC-2 5.5.1 */
+enum {
+	ACCESS_NONE,   /* never */
+	ACCESS_STATUS, /* when it has all of the unit by RESERVE */
+	ACCESS_READ,   /* and under Exclusive Access */
+	ACCESS_WRITE,  /* and under Write Exclusive */
+	ACCESS_START,  /* as WRITE, but for START */
+	ACCESS_PREVENT /* as WRITE, but for "allow" */
+};
+
 struct scsi_opcode {
 	const char *name;
 	uint8_t opcode;
 	uint8_t action;
 	uint8_t length; /* of the CDB */
 	uint8_t flags;
+	uint8_t access; /* ACCESS_* */
 	/* Bits that may be set in byte 1 and on, as in CDB USAGE DATA (SPC-4, REPORT SUPPORTED
 	 * OPERATION CODES); a service action stands as itself. */
 	uint8_t usage[LIMIT_SCSI_CDB - 1];
@@ -270,6 +295,17 @@ bool prepare_orwrite(struct scsi_task *task);
 void execute_orwrite(struct scsi_task *task);
 bool prepare_prefetch(struct scsi_task *task);
 void execute_prefetch(struct scsi_task *task);
+
+/* scsi_reserve.c */
+bool prepare_reserve_in(struct scsi_task *task);
+void execute_read_keys(struct scsi_task *task);
+void execute_read_reservation(struct scsi_task *task);
+void execute_report_capabilities(struct scsi_task *task);
+void execute_read_full_status(struct scsi_task *task);
+bool prepare_reserve_out(struct scsi_task *task);
+void execute_reserve_out(struct scsi_task *task);
+void execute_reserve(struct scsi_task *task);
+void execute_release(struct scsi_task *task);
 
 /* scsi_diagnostic.c */
 bool prepare_send_diagnostic(struct scsi_task *task);

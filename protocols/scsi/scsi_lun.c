@@ -111,6 +111,19 @@ scsi_nexus_new(
 	return nexus;
 }
 
+bool
+scsi_nexus_port(const struct scsi_nexus *nexus, uint16_t relative_id, char name[RESERVATION_NAME])
+{
+	for (unsigned i = 0; i < nexus->nports; i++) {
+		if (nexus->ports[i].relative_id != relative_id)
+			continue;
+		snprintf(name, RESERVATION_NAME, "%s,t,0x%04x", nexus->target,
+			(unsigned)nexus->ports[i].group);
+		return true;
+	}
+	return false;
+}
+
 /* The volume has left this LUN for good. */
 static void
 clear_map(struct scsi_map *map)

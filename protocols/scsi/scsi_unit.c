@@ -29,6 +29,12 @@ static const struct {
 	{ATTENTION_MEDIUM, ATTENTION_MEDIUM | ATTENTION_CAPACITY, ASC_MEDIUM_CHANGED},
 	{ATTENTION_MODE, ATTENTION_MODE, ASC_MODE_CHANGED},
 	{ATTENTION_CAPACITY, ATTENTION_CAPACITY, ASC_CAPACITY_CHANGED},
+	{ATTENTION_RESERVATIONS_PREEMPTED, ATTENTION_RESERVATIONS_PREEMPTED,
+		ASC_RESERVATIONS_PREEMPTED},
+	{ATTENTION_REGISTRATIONS_PREEMPTED, ATTENTION_REGISTRATIONS_PREEMPTED,
+		ASC_REGISTRATIONS_PREEMPTED},
+	{ATTENTION_RESERVATIONS_RELEASED, ATTENTION_RESERVATIONS_RELEASED,
+		ASC_RESERVATIONS_RELEASED},
 };
 
 static void
@@ -121,6 +127,9 @@ scsi_unit_open(struct scsi_nexus *nexus, struct scsi_map *map, struct scsi_unit 
 		goto fail;
 	fill_info(unit);
 	unit->conf = volume_conf(map->volume);
+	rc = scsi_unit_identify(unit);
+	if (rc < 0)
+		goto fail_handle;
 	unit->lu = get_lu(unit->info.uuid);
 	if (!unit->lu) {
 		rc = -ENOMEM;
@@ -225,12 +234,37 @@ scsi_unit_prevented(struct scsi_unit *unit)
 	return prevented;
 }
 
-/* SAM-5 6.3: mode pages go back to their defaults, prevention ends; reservations would stay. */
+void
+scsi_unit_tell(struct scsi_unit *unit,
+	unsigned (*attention)(const struct scsi_unit *unit, void *arg), void *arg)
+{
+	struct scsi_unit *other;
+
+	pthread_mutex_lock(&unit->lu->lock);
+	TAILQ_FOREACH(other, &unit->lu->units, link) {
+		if (other != unit)
+			other->posted |= attention(other, arg);
+	}
+	atomic_fetch_add_explicit(&unit->lu->generation, 1, memory_order_release);
+	pthread_mutex_unlock(&unit->lu->lock);
+}
+
+int
+scsi_unit_identify(struct scsi_unit *unit)
+{
+	return reservation_identify(unit->handle, unit->nexus->initiator, unit->nexus->port);
+}
+
+/*
+ * SAM-5 6.3: mode pages go back to their defaults, prevention ends, and what RESERVE took is given
+ * back. Persistent reservations stay.
+ */
 void
 scsi_unit_reset(struct scsi_unit *unit)
 {
 	struct scsi_unit *each;
 
+	reservation_drop(unit->handle, true);
 	pthread_mutex_lock(&unit->lu->lock);
 	unit->lu->settings &= ~(unsigned)UNIT_MODE_PAGES;
 	unit->lu->prevents = 0;
