@@ -154,6 +154,9 @@ struct blk_counters *blk_counters(struct blk_handle *handle);
 /* As this handle sees it (read_only includes the handle's own). The handle's loop. */
 void blk_info(const struct blk_handle *handle, struct blk_info *info);
 
+/* The size alone: cheap enough for every request. The handle's loop. */
+uint64_t blk_size(const struct blk_handle *handle);
+
 /* True when [offset, offset + length) lies within the volume now. length 0 at the end is legal. */
 bool blk_check(const struct blk_handle *handle, uint64_t offset, uint64_t length);
 
