@@ -11,6 +11,12 @@
 
 enum conf_direct { CONF_DIRECT_OFF, CONF_DIRECT_ON, CONF_DIRECT_AUTO };
 
+/* Rates of the qos layer (qos.h), a second's worth; 0: no limit. Bursts: 0 is a tenth of a second's. */
+struct conf_qos {
+	uint64_t iops, iops_burst, bps, bps_burst;
+	uint64_t client_iops, client_iops_burst, client_bps, client_bps_burst;
+};
+
 /* What every volume takes (design section 7); a backend uses `path` or `size` or both. */
 struct conf_volume {
 	char *name;
@@ -25,6 +31,7 @@ struct conf_volume {
 	bool removable;
 	bool rotational;
 	char *serial, *vendor, *product; /* NULL: derived from the name, and slabd's own */
+	struct conf_qos qos;
 	char *fault; /* rules of the fault layer (fault.h); NULL: none */
 
 	/* Memory volumes. */

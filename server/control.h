@@ -56,6 +56,7 @@ void control_load(struct control_client *client, const struct conf *conf, json_t
 void control_changes_finish(void);
 
 /* control_layers.c */
+void control_qos(struct control_client *client, const struct conf *conf, json_t *request);
 void control_fault(struct control_client *client, const struct conf *conf, json_t *request);
 
 /* The answer. `result` is taken over; NULL says that there was no memory for it. */

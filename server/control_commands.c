@@ -283,6 +283,7 @@ static const struct command {
 	{"save", control_save},
 	{"load", control_load},
 	{"fault", control_fault},
+	{"qos", control_qos},
 	{"kill", NULL},
 	{"reload", NULL},
 	{"events", NULL},

@@ -104,6 +104,27 @@ static const struct column fault_columns[] = {
 	{"RULE", "rule", CELL_TEXT, NULL},
 };
 
+static const struct column qos_columns[] = {
+	{"NAME", "name", CELL_TEXT, NULL},
+	{"IOPS", "iops", CELL_NUMBER, NULL},
+	{"BURST", "iops_burst", CELL_NUMBER, NULL},
+	{"BPS", "bps", CELL_BYTES, NULL},
+	{"BURST", "bps_burst", CELL_BYTES, NULL},
+	{"CLIENT IOPS", "client_iops", CELL_NUMBER, NULL},
+	{"BURST", "client_iops_burst", CELL_NUMBER, NULL},
+	{"CLIENT BPS", "client_bps", CELL_BYTES, NULL},
+	{"BURST", "client_bps_burst", CELL_BYTES, NULL},
+	{"REQUESTS", "requests", CELL_NUMBER, NULL},
+	{"DELAYED", "delayed", CELL_NUMBER, NULL},
+};
+
+static void
+show_qos(const json_t *result, bool colour)
+{
+	table_print(qos_columns, ARRAY_SIZE(qos_columns), json_object_get(result, "qos"), NULL,
+		colour);
+}
+
 static void
 show_faults(const json_t *result, bool colour)
 {
@@ -176,6 +197,7 @@ static const struct command {
 	{"save", NULL, {"name", "file"}, false, NULL},
 	{"load", NULL, {"name", "file"}, true, NULL},
 	{"fault", show_faults, {"name"}, false, "words"},
+	{"qos", show_qos, {"name"}, false, "words"},
 };
 
 static void
@@ -199,6 +221,8 @@ print_help(void)
 	      "  load NAME FILE [--force]  a raw file becomes what NAME has\n"
 	      "  fault NAME show | set RULE | clear [OPERATIONS]\n"
 	      "                       let a volume fail on purpose: set write errno=EIO times=3\n"
+	      "  qos NAME show | clear | KEY=VALUE...\n"
+	      "                       rates that a volume keeps to: iops=1000 client_bps=10M\n"
 	      "\n"
 	      "Options:\n"
 	      "      --socket PATH    default $XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock\n"

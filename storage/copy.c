@@ -229,6 +229,7 @@ volume_snapshot(struct volume *volume, const char *name, volume_copied *done, vo
 
 	/* Another disk, whose end no file waits for. */
 	conf.name = (char *)(uintptr_t)name;
+	conf.qos = (struct conf_qos){0};
 	conf.serial = conf.fault = conf.load = conf.save = NULL;
 	conf.size = atomic_load(&volume->size);
 	rc = volume_make(&conf, volume->driver, &made, error);

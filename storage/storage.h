@@ -93,7 +93,9 @@ struct blk_handle {
 	unsigned in_flight;
 	atomic_uint fence;      /* FENCE_*; written under volume->lock */
 	char *initiator, *port; /* under volume->lock; NULL: no nexus of SCSI */
-	uint64_t paid[2]; /* layers/qos.c: this client's buckets */
+	/* layers/qos.c: this client's buckets, and which rates they are for. */
+	uint64_t paid[2];
+	unsigned paid_generation;
 	struct blk_counters counters;
 	LIST_ENTRY(blk_handle) link;
 	char name[];

@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "fault.h"
+#include "qos.h"
 #include "storage.h"
 #include "uring.h"
 
@@ -273,6 +274,9 @@ volume_open_driver(const struct conf_volume *conf, const struct blk_driver *driv
 	info = volume->info;
 	if (conf->fault)
 		rc = volume_fault_set(volume, conf->fault, error);
+	if (!rc &&
+		(conf->qos.iops || conf->qos.bps || conf->qos.client_iops || conf->qos.client_bps))
+		rc = volume_qos_set(volume, &conf->qos, error);
 	if (!rc)
 		rc = reservation_open(volume, error);
 	if (!rc)

@@ -187,8 +187,14 @@ volume_layers_apply(struct volume *volume)
 		&volume->lanes[loop_index(loop_current())], memory_order_relaxed);
 
 	/* A lane that is made later looks for itself. */
-	if (lane)
-		lane->layers = (uint8_t)atomic_load(&volume->layers);
+	if (!lane)
+		return;
+	lane->layers = (uint8_t)atomic_load(&volume->layers);
+	/* What waits by the old word waits no longer, or again by the new one. */
+	for (struct blk_request *r = lane->delayed.first; r; r = chain_next(r))
+		r->progress = 0;
+	if (!lane->delay_sweep.previous)
+		start_timer(lane);
 }
 
 void

@@ -41,11 +41,20 @@ struct variant {
 	uint64_t size, base;
 	struct volume_script_options script;
 	enum conf_direct direct;
-	bool workers;   /* no io_uring */
-	uint32_t block; /* device: its logical block */
+	bool workers;      /* no io_uring */
+	uint32_t block;    /* device: its logical block */
+	const char *fault; /* layers */
+	struct conf_qos qos;
+	bool zero_detect;
+	bool snapshot; /* of a volume that has all its chunks, and stays */
 };
 
 #define CLIENT_SPAN (CLIENTS * SLICES * SLICE)
+
+/* Half of all wait before, others after it was done. */
+#define LATENCIES                                        \
+	"all latency=uniform:0us-300us probability=50; " \
+	"all client=client late=on latency=exponential:50us probability=10"
 
 static const struct variant variants[] = {
 	{.name = "memory", .backend = "memory", .size = PIB},
@@ -57,6 +66,18 @@ static const struct variant variants[] = {
 		.backend = "memory",
 		.size = PIB,
 		.base = ((uint64_t)1 << 41) - CLIENT_SPAN / 2},
+	{.name = "memory, zeroes detected", .backend = "memory", .size = PIB, .zero_detect = true},
+	{.name = "memory, a snapshot", .backend = "memory", .size = 8 * MIB, .snapshot = true},
+	{.name = "fault over memory", .backend = "memory", .size = PIB, .fault = LATENCIES},
+	{.name = "qos over memory",
+		.backend = "memory",
+		.size = PIB,
+		.qos = {.iops = 20000, .client_bps = GIB, .client_bps_burst = 1}},
+	{.name = "qos over fault over file",
+		.backend = "file",
+		.size = 8 * GIB,
+		.fault = LATENCIES,
+		.qos = {.iops = 20000, .iops_burst = 1}},
 	{.name = "file", .backend = "file", .size = 8 * GIB},
 	{.name = "file past 2^32",
 		.backend = "file",
@@ -442,6 +463,31 @@ attach_device(const struct variant *v)
 	return rc == 0;
 }
 
+/* What a snapshot was taken of. */
+static struct volume *origin;
+
+static void
+snapshot_taken(void *arg, struct volume *made, int rc, const char *text)
+{
+	if (rc)
+		print_message("%s\n", text);
+	*(struct volume **)arg = made;
+	loop_stop_main();
+}
+
+static struct volume *
+take_snapshot(struct volume *volume)
+{
+	struct volume *made = NULL;
+	struct error error;
+
+	origin = volume;
+	assert_int_equal(volume_snapshot(volume, "snapshot", snapshot_taken, &made, &error), 0);
+	loop_run_main();
+	assert_non_null(made);
+	return made;
+}
+
 /* The variant's volume; *script is NULL for backends. NULL: not here, and said why. */
 static struct volume *
 open_variant(const struct variant *v, struct volume_script **script)
@@ -453,7 +499,11 @@ open_variant(const struct variant *v, struct volume_script **script)
 		.path = file_path,
 		.size = v->size,
 		.block_size = 512,
-		.direct = v->direct};
+		.direct = v->direct,
+		.fault = (char *)(uintptr_t)v->fault,
+		.qos = v->qos,
+		.zero_detect = v->zero_detect,
+		.populate = v->snapshot};
 	struct volume *volume;
 	struct error error;
 	int rc;
@@ -480,13 +530,16 @@ open_variant(const struct variant *v, struct volume_script **script)
 	if (rc)
 		print_message("%s\n", error.text);
 	assert_int_equal(rc, 0);
-	return volume;
+	return v->snapshot ? take_snapshot(volume) : volume;
 }
 
 static void
 close_variant(struct volume *volume)
 {
 	volume_put(volume);
+	if (origin)
+		volume_put(origin);
+	origin = NULL;
 	if (device.path[0])
 		loop_device_detach(&device);
 	device.path[0] = '\0';

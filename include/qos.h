@@ -1,0 +1,26 @@
+/*
+ * Rates that a volume keeps to: token buckets for operations and bytes, for all of it and for each client (an
+ * NBD connection, a SCSI nexus). What is over the rate waits; nothing fails.
+ */
+#ifndef SLABD_QOS_H
+#define SLABD_QOS_H
+
+#include <stdint.h>
+
+#include "conf.h"
+
+struct error;
+struct volume;
+
+/* Main thread. Loops see it once they have called volume_layers_apply(). 0 or -ENOMEM with *error. */
+int volume_qos_set(struct volume *volume, const struct conf_qos *qos, struct error *error);
+
+struct qos_stats {
+	struct conf_qos qos;
+	uint64_t requests; /* that came by */
+	uint64_t delayed;  /* that had to wait */
+};
+
+void volume_qos_get(struct volume *volume, struct qos_stats *stats);
+
+#endif
