@@ -165,6 +165,38 @@ check "the log says so" grep -q 'web.img is shorter than the .* bytes it had: so
 check "what is left of it is served" io "nbd://$NBD/web" 'read -P 6 0 256k'
 check "the others go on" io "nbd://$NBD/direct" 'write -P 3 0 1M' 'read -P 3 0 1M' flush
 
+# A disk that hangs stalls its own volumes: everything in the kernel, past the page cache and in it.
+if have fsfreeze && mount "$other" "$dir/m"; then
+	truncate -s 16M "$dir/m/hung" "$dir/m/cached"
+	slabctl add "hung=file:$dir/m/hung,direct=auto"
+	slabctl add "hangs=file:$dir/m/cached"
+	check "both work" io "nbd://$NBD/hung" 'write -P 1 0 64k' flush
+	fsfreeze -f "$dir/m"
+	hanging=()
+	for name in hung hangs; do
+		for _ in 1 2 3 4; do
+			io "nbd://$NBD/$name" 'aio_write -P 2 0 64k' 'aio_write -P 2 64k 64k' \
+				'aio_write -P 2 128k 64k' 'write -P 2 1M 64k' flush >/dev/null 2>&1 &
+			hanging+=($!)
+		done
+	done
+	sleep 1
+	check "a disk hangs: the others go on past the page cache" io "nbd://$NBD/direct" \
+		'write -P 4 0 1M' 'write -f -P 5 1M 64k' flush 'read -P 4 0 1M'
+	check "and in it" io "nbd://$NBD/web" 'read -P 6 0 256k'
+	check "slabctl answers" slabctl connections
+	fsfreeze -u "$dir/m"
+	for job in "${hanging[@]}"; do
+		wait "$job" || hung_failed=yes
+	done
+	check "what hung is carried out when the disk is back" test -z "${hung_failed:-}"
+	slabctl remove hung --force
+	slabctl remove hangs --force
+	umount "$dir/m"
+else
+	skip "a disk that hangs" "no fsfreeze"
+fi
+
 # No room: the right errno, nothing latched, room again after a discard.
 if [ -n "$tmpfs" ]; then
 	check_fails "a full file system, over NBD" io "nbd://$NBD/thin" 'write -P 4 0 32M'
@@ -184,7 +216,7 @@ export SLABD_NO_IO_URING
 start_slabd "db=device:$loop" "direct=file:$dir/direct.img,direct=auto"
 unset SLABD_NO_IO_URING
 check "slabctl status" slabctl status
-shows "status says that workers do it, and why" '^files, devices +workers \(SLABD_NO_IO_URING is set\)'
+shows "status says that workers do it, and why" '^files, devices +workers \((SLABD_NO_IO_URING is set|built without io_uring)\)'
 check "the log says it once" test "$(grep -c 'files and devices are served by workers' "$SLABD_LOG")" = 1
 check "the device works" io "nbd://$NBD/db" 'write -P 2 5M 256k' 'write -f -P 3 6M 4k' flush 'read -P 2 5M 256k'
 check "the file works" io "nbd://$NBD/direct" 'write -P 2 5M 256k' 'write -f -P 3 6M 4k' flush 'read -P 2 5M 256k'
