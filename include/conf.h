@@ -60,10 +60,34 @@ struct conf_lun {
 	bool read_only;
 };
 
+/* CHAP. Checked, `secret` is there wherever it came from. */
+struct conf_credential {
+	char *user;
+	char *secret;
+	char *secret_file; /* NULL: `secret` was given */
+};
+
+struct conf_initiator {
+	char *name; /* in lower case once checked */
+	struct conf_lun *luns; /* none: the target's */
+	size_t nluns;
+	struct conf_credential *chap; /* none: the target's */
+	size_t nchap;
+};
+
 struct conf_target {
 	char *name; /* IQN */
 	struct conf_lun *luns;
 	size_t nluns;
+	struct conf_credential *chap;
+	size_t nchap;
+	struct conf_credential mutual; /* user NULL: none */
+	struct conf_initiator *initiators; /* none: any name */
+	size_t ninitiators;
+};
+
+struct conf_algorithm {
+	unsigned number; /* IANA's, of CHAP */
 };
 
 struct conf_listen {
@@ -81,6 +105,10 @@ struct conf {
 	size_t nexports;
 	struct conf_target *targets; /* none: a target per volume */
 	size_t ntargets;
+	struct conf_algorithm *chap_algorithms; /* the ones preferred first */
+	size_t nchap_algorithms;
+	struct conf_credential *discovery_chap;
+	size_t ndiscovery_chap;
 	char *state;   /* directory; NULL: not given, the default; "none" */
 	char *control; /* "none"; NULL: not given, the default path */
 	unsigned loops;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "config_load.h"
 #include "limits.h"
 #include "secure.h"
 #include "volumes.h"
@@ -22,6 +23,36 @@ struct built {
 };
 
 static void
+destroy_credentials(const struct credential *credentials, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		char *secret = (char *)(uintptr_t)credentials[i].secret;
+
+		if (secret)
+			explicit_bzero(secret, strlen(secret));
+		free(secret);
+		free((char *)(uintptr_t)credentials[i].user);
+	}
+	free((struct credential *)(uintptr_t)credentials);
+}
+
+static void
+destroy_target(const struct target *target)
+{
+	for (size_t i = 0; i < target->ninitiators; i++) {
+		destroy_target(&target->initiators[i].as);
+		free((char *)(uintptr_t)target->initiators[i].name);
+	}
+	free((struct initiator *)(uintptr_t)target->initiators);
+	for (size_t i = 0; i < target->nluns; i++)
+		volume_put(target->luns[i].volume);
+	free((struct lun *)(uintptr_t)target->luns);
+	destroy_credentials(target->chap, target->nchap);
+	destroy_credentials(target->mutual, target->mutual ? 1 : 0);
+	free((char *)(uintptr_t)target->name);
+}
+
+static void
 destroy_built(struct catalogue *catalogue)
 {
 	struct built *built = container_of(catalogue, struct built, catalogue);
@@ -31,12 +62,9 @@ destroy_built(struct catalogue *catalogue)
 		free((char *)(uintptr_t)built->exports[i].description);
 		volume_put(built->exports[i].volume);
 	}
-	for (size_t i = 0; i < built->ntargets; i++) {
-		for (size_t j = 0; j < built->targets[i].nluns; j++)
-			volume_put(built->targets[i].luns[j].volume);
-		free((struct lun *)(uintptr_t)built->targets[i].luns);
-		free((char *)(uintptr_t)built->targets[i].name);
-	}
+	for (size_t i = 0; i < built->ntargets; i++)
+		destroy_target(&built->targets[i]);
+	destroy_credentials(built->catalogue.discovery_chap, built->catalogue.ndiscovery_chap);
 	for (size_t i = 0; i < built->nportals; i++) {
 		free((char *)(uintptr_t)built->portals[i].address);
 		free((char *)(uintptr_t)built->portals[i].advertise);
@@ -75,33 +103,80 @@ add_export(struct built *built, const struct conf_export *conf, struct volume *v
 	};
 }
 
+static struct credential *
+copy_credentials(struct built *built, const struct conf_credential *conf, size_t count, size_t *n)
+{
+	struct credential *credentials = count ? calloc(count, sizeof(*credentials)) : NULL;
+
+	*n = credentials ? count : 0;
+	if (count && !credentials)
+		built->no_memory = true;
+	for (size_t i = 0; i < *n; i++)
+		credentials[i] = (struct credential){.user = copy_text(built, conf[i].user),
+			.secret = copy_text(built, conf[i].secret)};
+	return credentials;
+}
+
 /* LUNs come in ascending order (config_finish). */
+static struct lun *
+copy_luns(struct built *built, const struct conf_lun *conf, size_t count, size_t *n)
+{
+	struct lun *luns = calloc(count + 1, sizeof(*luns));
+	struct served_volume *served;
+
+	*n = 0;
+	if (!luns)
+		built->no_memory = true;
+	for (size_t i = 0; luns && i < count; i++) {
+		served = volumes_find(conf[i].volume);
+		if (served)
+			luns[(*n)++] = (struct lun){.number = conf[i].number,
+				.volume = volume_get(served->volume),
+				.read_only = conf[i].read_only};
+	}
+	return luns;
+}
+
+/* The target as one initiator sees it: what its rule does not say is the target's. */
+static void
+fill_target(struct built *built, struct target *target, const struct conf_target *conf,
+	const struct conf_initiator *rule)
+{
+	bool own_luns = rule && rule->nluns > 0, own_chap = rule && rule->nchap > 0;
+	size_t one;
+
+	*target = (struct target){.name = copy_text(built, conf->name)};
+	target->luns = copy_luns(built, own_luns ? rule->luns : conf->luns,
+		own_luns ? rule->nluns : conf->nluns, &target->nluns);
+	target->chap = copy_credentials(built, own_chap ? rule->chap : conf->chap,
+		own_chap ? rule->nchap : conf->nchap, &target->nchap);
+	if (conf->mutual.user)
+		target->mutual = copy_credentials(built, &conf->mutual, 1, &one);
+}
+
 static void
 add_target(struct built *built, const struct conf_target *conf)
 {
 	struct target *target = &built->targets[built->ntargets];
-	struct lun *luns = calloc(conf->nluns, sizeof(*luns));
-	struct served_volume *served;
+	struct initiator *initiators;
+	bool any;
 
-	if (!luns) {
+	fill_target(built, target, conf, NULL);
+	initiators = calloc(conf->ninitiators + 1, sizeof(*initiators));
+	if (!initiators)
 		built->no_memory = true;
-		return;
+	target->initiators = initiators;
+	any = target->nluns > 0;
+	for (size_t i = 0; initiators && i < conf->ninitiators; i++) {
+		initiators[i].name = copy_text(built, conf->initiators[i].name);
+		fill_target(built, &initiators[i].as, conf, &conf->initiators[i]);
+		any = any || initiators[i].as.nluns > 0;
+		target->ninitiators++;
 	}
-	*target = (struct target){.luns = luns};
-	for (size_t i = 0; i < conf->nluns; i++) {
-		served = volumes_find(conf->luns[i].volume);
-		if (!served)
-			continue;
-		luns[target->nluns++] = (struct lun){.number = conf->luns[i].number,
-			.volume = volume_get(served->volume),
-			.read_only = conf->luns[i].read_only};
-	}
-	if (target->nluns == 0) {
-		free(luns);
-		return;
-	}
-	target->name = copy_text(built, conf->name);
-	built->ntargets++;
+	if (any)
+		built->ntargets++;
+	else
+		destroy_target(target);
 }
 
 static void
@@ -145,7 +220,8 @@ add_all(struct built *built, const struct conf *conf)
 			continue;
 		if (served->added || conf->nexports == 0)
 			add_own_export(built, conf, served->volume);
-		if (served->added || conf->ntargets == 0)
+		/* Where every target asks who comes, none is added that does not. */
+		if (conf->ntargets == 0 || (served->added && !config_targets_guarded(conf)))
 			add_own_target(built, served->volume);
 	}
 }
@@ -155,7 +231,8 @@ catalogue_build(const struct conf *conf, const struct portal *portals, size_t np
 {
 	struct built *built = calloc(1, sizeof(*built));
 	struct served_volume *served;
-	size_t volumes = 0;
+	struct credential *discovery;
+	size_t volumes = 0, ndiscovery;
 
 	if (!built)
 		return NULL;
@@ -169,6 +246,8 @@ catalogue_build(const struct conf *conf, const struct portal *portals, size_t np
 		return NULL;
 	}
 	add_all(built, conf);
+	discovery =
+		copy_credentials(built, conf->discovery_chap, conf->ndiscovery_chap, &ndiscovery);
 	for (size_t i = 0; i < nportals; i++) {
 		struct portal *portal = &built->portals[built->nportals++];
 
@@ -183,10 +262,16 @@ catalogue_build(const struct conf *conf, const struct portal *portals, size_t np
 		.ntargets = built->ntargets,
 		.portals = built->portals,
 		.nportals = built->nportals,
+		.discovery_chap = discovery,
+		.ndiscovery_chap = ndiscovery,
 		.tls = conf->tls,
 		.tls_context = secure_context() ? tls_context_get(secure_context()) : NULL,
 		.destroy = destroy_built,
 	};
+	for (size_t i = 0;
+		i < conf->nchap_algorithms && i < ARRAY_SIZE(built->catalogue.chap_algorithms); i++)
+		built->catalogue.chap_algorithms[built->catalogue.nchap_algorithms++] =
+			(uint8_t)conf->chap_algorithms[i].number;
 	atomic_init(&built->catalogue.references, 1);
 	if (built->no_memory) {
 		destroy_built(&built->catalogue);

@@ -212,8 +212,8 @@ config_check_volume(struct config *config, size_t index)
 	check_inquiry_text(config, index, "product", volume->product, 16);
 }
 
-static void
-check_reference(struct config *config, const char *path, const char *who, const char *volume)
+void
+config_check_reference(struct config *config, const char *path, const char *who, const char *volume)
 {
 	const struct conf *conf = &config->conf;
 	char known[256] = "";
@@ -263,84 +263,8 @@ check_export(struct config *config, size_t index)
 	if (!export->volume)
 		config->no_memory = true;
 	else
-		check_reference(config, path_of(path, "nbd.exports[%zu].volume", index), who,
+		config_check_reference(config, path_of(path, "nbd.exports[%zu].volume", index), who,
 			export->volume);
-}
-
-/* RFC 7143 4.2.7: an iqn. name has a date and a reversed domain; eui. 16, naa. 16 or 32 hex digits.
- */
-static bool
-is_target_name(const char *name)
-{
-	static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789.-:";
-	static const char hex[] = "0123456789abcdefABCDEF";
-	size_t length = strlen(name);
-
-	if (length > LIMIT_ISCSI_NAME)
-		return false;
-	if (strncmp(name, "eui.", 4) == 0 || strncmp(name, "naa.", 4) == 0)
-		return strspn(name + 4, hex) == length - 4 &&
-		       (length == 20 || (name[0] == 'n' && length == 36));
-	if (strncmp(name, "iqn.", 4) != 0 || strspn(name, letters) != length || length < 13)
-		return false;
-	for (size_t i = 4; i < 11; i++)
-		if (i == 8 ? name[i] != '-' : name[i] < '0' || name[i] > '9')
-			return false;
-	return name[11] == '.' && name[12] != ':';
-}
-
-static int
-compare_luns(const void *a, const void *b)
-{
-	return (int)((const struct conf_lun *)a)->number -
-	       (int)((const struct conf_lun *)b)->number;
-}
-
-static void
-check_luns(struct config *config, size_t index)
-{
-	struct conf_target *target = &config->conf.targets[index];
-	char path[80], who[320];
-
-	for (size_t i = 0; i < target->nluns; i++) {
-		const struct conf_lun *lun = &target->luns[i];
-
-		path_of(path, "iscsi.targets[%zu].luns[%zu]", index, i);
-		snprintf(who, sizeof(who), "LUN %u of target %.230s", lun->number, target->name);
-		if (lun->number >= LIMIT_SCSI_LUNS)
-			config_problem(config, path, "%s: a LUN's number is 0 to %d", who,
-				LIMIT_SCSI_LUNS - 1);
-		for (size_t j = 0; j < i; j++)
-			if (target->luns[j].number == lun->number)
-				config_problem(config, path, "%s is defined twice", who);
-		if (lun->volume)
-			check_reference(config,
-				path_of(path, "iscsi.targets[%zu].luns[%zu].volume", index, i), who,
-				lun->volume);
-		else
-			config_problem(config, path, "%s: volume is missing", who);
-	}
-}
-
-static void
-check_target(struct config *config, size_t index)
-{
-	const struct conf_target *target = &config->conf.targets[index];
-	char path[80];
-
-	path_of(path, "iscsi.targets[%zu]", index);
-	if (!is_target_name(target->name))
-		config_problem(config, path,
-			"target \"%.100s\": a name is iqn.YYYY-MM.REVERSED.DOMAIN[:ANYTHING] in lower "
-			"case, eui. or naa. with hex digits, at most %d bytes",
-			target->name, LIMIT_ISCSI_NAME);
-	for (size_t i = 0; i < index; i++)
-		if (strcmp(config->conf.targets[i].name, target->name) == 0)
-			config_problem(
-				config, path, "target %.230s is defined twice", target->name);
-	if (target->nluns == 0)
-		config_problem(config, path, "target %.230s has no luns", target->name);
-	check_luns(config, index);
 }
 
 /* What the files hold is looked at when they are loaded. */
@@ -457,7 +381,8 @@ config_finish(struct config *config)
 	for (size_t i = 0; i < conf->nexports; i++)
 		check_export(config, i);
 	for (size_t i = 0; i < conf->ntargets; i++)
-		check_target(config, i);
+		config_check_target(config, i);
+	config_check_chap(config);
 	check_tls(config);
 	check_listen(config, "nbd", conf->nbd_listen, conf->nnbd_listen);
 	check_listen(config, "iscsi", conf->iscsi_listen, conf->niscsi_listen);
@@ -470,10 +395,6 @@ config_finish(struct config *config)
 			"neither NBD nor iSCSI is served: give --nbd or --iscsi an address");
 	if (conf->nnbd_listen + conf->niscsi_listen + conf->passed > LIMIT_LISTENERS)
 		config_usage(config, "more than %d listeners", LIMIT_LISTENERS);
-	/* Their places are no longer needed; the catalogue wants ascending numbers. */
-	for (size_t i = 0; i < conf->ntargets; i++)
-		if (conf->targets[i].nluns > 0)
-			qsort(conf->targets[i].luns, conf->targets[i].nluns,
-				sizeof(struct conf_lun), compare_luns);
+	config_sort_luns(conf);
 	return config->nproblems == 0 && !config->no_memory;
 }

@@ -168,17 +168,68 @@ static const struct config_section lun_section = {"iscsi: targets: IQN: luns: NU
 	SECTION_NUMBERED, sizeof(struct conf_lun), offsetof(struct conf_lun, number), "volume",
 	lun_keys};
 
+#define CREDENTIAL_KEYS(type, user, secret, secret_file)                                      \
+	{"user", KEY_TEXT, IN(type, user), .help = "The name sent with the proof."},          \
+	{"secret", KEY_SECRET, IN(type, secret),                                              \
+		.help = "The secret itself, 12 to 255 bytes. It is never shown or logged."},  \
+	{"secret_file", KEY_TEXT, IN(type, secret_file),                                      \
+		.help = "Instead: a file that holds it, on one line; "                        \
+			"nobody's but its owner's to read (mode 0600 or 0400)."},             \
+	{0}
+
+static const struct config_key credential_keys[] = {
+	CREDENTIAL_KEYS(conf_credential, user, secret, secret_file)};
+
+static const struct config_section credential_section = {"iscsi: targets: IQN: chap",
+	"CHAP credential", SECTION_LISTED, sizeof(struct conf_credential), 0, NULL,
+	credential_keys};
+
+static const struct config_key mutual_keys[] = {
+	CREDENTIAL_KEYS(conf_target, mutual.user, mutual.secret, mutual.secret_file)};
+
+static const struct config_section mutual_section = {
+	"iscsi: targets: IQN: mutual_chap", "mutual_chap", SECTION_GROUP, .keys = mutual_keys};
+
+static const struct config_key initiator_keys[] = {
+	{"name", KEY_TEXT, IN(conf_initiator, name), .help = "Its iSCSI name; case does not matter."},
+	{"luns", ITEMS(conf_initiator, luns, nluns), .section = &lun_section, .sparse = true,
+		.help = "The logical units that it sees. Without it: the target's."},
+	{"chap", ITEMS(conf_initiator, chap, nchap), .section = &credential_section,
+		.sparse = true,
+		.help = "What it proves itself by. Without it: the target's chap, if any."},
+	{0},
+};
+
+static const struct config_section initiator_section = {"iscsi: targets: IQN: initiators",
+	"initiator", SECTION_LISTED, sizeof(struct conf_initiator), 0, "name", initiator_keys};
+
 static const struct config_key target_keys[] = {
 	{"luns", ITEMS(conf_target, luns, nluns), .section = &lun_section,
 		.help = "The logical units by number, 0 to 255; each a volume's name or a mapping."},
-	{.name = "chap", .kind = KEY_LATER},
-	{.name = "mutual_chap", .kind = KEY_LATER},
-	{.name = "initiators", .kind = KEY_LATER},
+	{"chap", ITEMS(conf_target, chap, nchap), .section = &credential_section, .sparse = true,
+		.help = "Users, one of whom an initiator proves to be before it gets in."},
+	{"mutual_chap", KEY_GROUP, .section = &mutual_section,
+		.help = "What the target proves itself by, to initiators that ask for it."},
+	{"initiators", ITEMS(conf_target, initiators, ninitiators), .section = &initiator_section,
+		.sparse = true,
+		.help = "Access rules: who gets in, by name. "
+			"Any other initiator has to prove itself by the target's chap; "
+			"where the target has none it does not get in."},
 	{0},
 };
 
 static const struct config_section target_section = {"iscsi: targets: IQN", "target", SECTION_NAMED,
 	sizeof(struct conf_target), offsetof(struct conf_target, name), NULL, target_keys};
+
+static const struct config_key algorithm_keys[] = {
+	{"number", KEY_NUMBER, IN(conf_algorithm, number), .min = 5, .max = 8,
+		.help = "5 (MD5), 6 (SHA-1), 7 (SHA-256) or 8 (SHA3-256)."},
+	{0},
+};
+
+static const struct config_section algorithm_section = {"iscsi: chap_algorithms",
+	"CHAP algorithm", SECTION_LISTED, sizeof(struct conf_algorithm), 0, "number",
+	algorithm_keys};
 
 static const struct config_key iscsi_keys[] = {
 	{"listen", ITEMS(conf, iscsi_listen, niscsi_listen), .section = &iscsi_listen_section,
@@ -187,8 +238,13 @@ static const struct config_key iscsi_keys[] = {
 	{"targets", ITEMS(conf, targets, ntargets), .section = &target_section,
 		.help = "What initiators find. Without it: for every volume a target "
 			"iqn.2026-11.localhost.slabd:NAME with the volume as LUN 0."},
-	{.name = "chap_algorithms", .kind = KEY_LATER},
-	{.name = "discovery_chap", .kind = KEY_LATER},
+	{"chap_algorithms", ITEMS(conf, chap_algorithms, nchap_algorithms),
+		.section = &algorithm_section,
+		.help = "The digests taken for CHAP, the ones preferred first. "
+			"Without it: 7, 8, 6, 5."},
+	{"discovery_chap", ITEMS(conf, discovery_chap, ndiscovery_chap),
+		.section = &credential_section, .sparse = true,
+		.help = "Users, one of whom an initiator proves to be before it may ask for targets."},
 	{0},
 };
 
@@ -269,7 +325,8 @@ const struct config_section config_root = {"", "configuration", SECTION_GROUP, .
 
 const struct config_section *const config_sections[] = {&config_root, &config_volume_section,
 	&nbd_section, &nbd_listen_section, &export_section, &iscsi_section, &iscsi_listen_section,
-	&target_section, &lun_section, &limits_section, &tls_section, NULL};
+	&target_section, &lun_section, &credential_section, &mutual_section, &initiator_section,
+	&algorithm_section, &limits_section, &tls_section, NULL};
 
 _Static_assert(LIMIT_CONNECTIONS == 1024, "limits: connections says its default in words");
 _Static_assert(LIMIT_NBD_HANDSHAKE == 10 * SECOND_NS && LIMIT_ISCSI_LOGIN == 15 * SECOND_NS &&
@@ -361,6 +418,7 @@ config_key_set(const struct config_key *key, void *item, const char *text, struc
 
 	switch (key->kind) {
 	case KEY_TEXT:
+	case KEY_SECRET:
 		return set_text(member, text, error);
 	case KEY_SIZE:
 	case KEY_SIZE32:
@@ -444,13 +502,22 @@ config_item_add(const struct config_key *key, void *parent)
 	return config_key_defaults(key->section, item) ? item : NULL;
 }
 
+static void
+wipe_text(char *text)
+{
+	if (text)
+		explicit_bzero(text, strlen(text));
+}
+
 void
 config_item_clear(const struct config_section *section, void *item)
 {
 	if (section->form == SECTION_NAMED)
 		free(*(char **)(void *)((char *)item + section->id));
 	for (const struct config_key *key = section->keys; key->name; key++) {
-		if (key->kind == KEY_TEXT)
+		if (key->kind == KEY_SECRET)
+			wipe_text(*(char **)find_member(key, item));
+		if (key->kind == KEY_TEXT || key->kind == KEY_SECRET)
 			free(*(char **)find_member(key, item));
 		else if (key->kind == KEY_GROUP)
 			config_item_clear(key->section, item);
@@ -479,6 +546,7 @@ name_kind(const struct config_key *key)
 {
 	switch (key->kind) {
 	case KEY_TEXT:
+	case KEY_SECRET:
 		return "text";
 	case KEY_SIZE:
 	case KEY_SIZE32:

@@ -16,6 +16,7 @@
 
 enum key_kind {
 	KEY_TEXT,   /* char * */
+	KEY_SECRET, /* char *, wiped and never shown */
 	KEY_SIZE,   /* uint64_t, 0 where not given */
 	KEY_SIZE32, /* uint32_t, 0 where not given */
 	KEY_U16,    /* uint16_t */
@@ -44,6 +45,7 @@ struct config_key {
 	uint64_t min, max;                    /* SIZE32, U16, NUMBER; SIZE: max, 0 for none */
 	const char *fallback;                 /* as it would be typed; NULL: none */
 	const char *help;                     /* one sentence, for slabd.yaml.5 */
+	bool sparse;                          /* ITEMS: an empty one is as good as none */
 	const char *const *choices;           /* CHOICE: words, then NULL; "" is "not given" */
 };
 

@@ -33,6 +33,8 @@ config_free(struct config *config)
 		free(config->problems[i].text);
 	free(config->problems);
 	free(config->places);
+	if (config->source)
+		explicit_bzero(config->source, config->source_length);
 	free(config->source);
 }
 
@@ -175,6 +177,9 @@ print_source(const struct config *config, struct config_mark mark, FILE *out)
 	stop = memchr(line, '\n', (size_t)(end - line));
 	if (!stop)
 		stop = end;
+	/* R13: what may be a secret is not shown. */
+	if (memmem(line, (size_t)(stop - line), "secret", strlen("secret")))
+		return;
 	fprintf(out, "%5u | ", mark.line);
 	for (const char *c = line; c < stop; c++) {
 		if (c > line && starts_character(*c))

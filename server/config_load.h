@@ -62,6 +62,18 @@ bool config_finish(struct config *config);
 /* The checks of one volume alone, and its defaults. */
 void config_check_volume(struct config *config, size_t index);
 
+/* Parts of config_finish(), in files of their own. */
+void config_check_reference(
+	struct config *config, const char *path, const char *who, const char *volume);
+void config_check_target(struct config *config, size_t index);
+/* All CHAP credentials; reads their files. */
+void config_check_chap(struct config *config);
+/* The catalogue wants ascending numbers. Afterwards their places no longer tell. */
+void config_sort_luns(struct conf *conf);
+
+/* Every target asks who an initiator is: by CHAP or by its name. */
+bool config_targets_guarded(const struct conf *conf);
+
 /* Remembers where `path` is. */
 void config_found(struct config *config, const char *path, struct config_mark mark);
 const struct config_place *config_where(const struct config *config, const char *path);

@@ -53,6 +53,11 @@ print_value(FILE *out, const char *lead, const struct config_key *key, const voi
 		fprintf(out, "%s%s: ", lead, key->name);
 		print_text(out, *(char *const *)member);
 		break;
+	case KEY_SECRET: /* R13 */
+		if (!*(char *const *)member)
+			return false;
+		fprintf(out, "%s# %s: (not shown)", lead, key->name);
+		break;
 	case KEY_SIZE:
 	case KEY_SIZE32:
 		number = key->kind == KEY_SIZE ? *(const uint64_t *)member
@@ -84,25 +89,15 @@ print_value(FILE *out, const char *lead, const struct config_key *key, const voi
 	return true;
 }
 
-static void
-print_section(FILE *out, const struct config_section *section, const void *item, unsigned depth);
-
-static void
-print_list_item(FILE *out, const struct config_section *section, const void *item, unsigned depth)
-{
-	char lead[64];
-
-	snprintf(lead, sizeof(lead), "%*s- ", (int)(2 * depth), "");
-	for (const struct config_key *key = section->keys; key->name; key++)
-		if (print_value(out, lead, key, item))
-			snprintf(lead, sizeof(lead), "%*s  ", (int)(2 * depth), "");
-}
+static void print_section(FILE *out, const struct config_section *section, const void *item,
+	const char *first, unsigned depth);
 
 static void
 print_items(FILE *out, const struct config_key *key, const void *parent, unsigned depth)
 {
 	const struct config_section *section = key->section;
 	size_t count = config_item_count(key, parent);
+	char first[64];
 
 	print_indent(out, depth);
 	if (count == 0) {
@@ -114,7 +109,8 @@ print_items(FILE *out, const struct config_key *key, const void *parent, unsigne
 		const char *item = config_item(key, parent, i);
 
 		if (section->form == SECTION_LISTED) {
-			print_list_item(out, section, item, depth + 1);
+			snprintf(first, sizeof(first), "%*s- ", (int)(2 * depth + 2), "");
+			print_section(out, section, item, first, depth + 2);
 			continue;
 		}
 		print_indent(out, depth + 1);
@@ -123,29 +119,44 @@ print_items(FILE *out, const struct config_key *key, const void *parent, unsigne
 		else
 			fprintf(out, "%u", *(const uint16_t *)(const void *)(item + section->id));
 		fprintf(out, ":\n");
-		print_section(out, section, item, depth + 2);
+		print_section(out, section, item, NULL, depth + 2);
 	}
 }
 
-/* As deep as the table of keys. */
-static void
-print_section(FILE *out, const struct config_section *section, const void *item, unsigned depth)
+/* Nothing in the group was given. */
+static bool
+is_absent(const struct config_key *group, const void *item)
 {
-	char lead[64];
+	for (const struct config_key *key = group->section->keys; key->name; key++)
+		if ((key->kind != KEY_TEXT && key->kind != KEY_SECRET) ||
+			*(char *const *)(const void *)((const char *)item + key->offset))
+			return false;
+	return true;
+}
 
-	snprintf(lead, sizeof(lead), "%*s", (int)(2 * depth), "");
+/* As deep as the table of keys. `first` stands before the first line of a list's item. */
+static void
+print_section(FILE *out, const struct config_section *section, const void *item, const char *first,
+	unsigned depth)
+{
+	char plain[64];
+	const char *lead = first ? first : plain;
+
+	snprintf(plain, sizeof(plain), "%*s", (int)(2 * depth), "");
 	for (const struct config_key *key = section->keys; key->name; key++) {
 		if (key->kind == KEY_GROUP) {
+			if (is_absent(key, item))
+				continue;
 			fprintf(out, "%s%s:\n", lead, key->name);
-			print_section(out, key->section, item, depth + 1);
+			print_section(out, key->section, item, NULL, depth + 1);
 		} else if (key->kind == KEY_ITEMS) {
 			/* An empty list of listeners is a choice; an empty mapping is "not given".
 			 */
 			if (config_item_count(key, item) > 0 ||
-				key->section->form == SECTION_LISTED)
+				(key->section->form == SECTION_LISTED && !key->sparse))
 				print_items(out, key, item, depth);
-		} else {
-			print_value(out, lead, key, item);
+		} else if (print_value(out, lead, key, item)) {
+			lead = plain;
 		}
 	}
 }
@@ -153,5 +164,5 @@ print_section(FILE *out, const struct config_section *section, const void *item,
 void
 config_print(const struct conf *conf, FILE *out)
 {
-	print_section(out, &config_root, conf, 0);
+	print_section(out, &config_root, conf, NULL, 0);
 }

@@ -300,6 +300,7 @@ read_pair(struct config *config, const struct config_section *section, void *ite
 		}
 		break;
 	case KEY_TEXT:
+	case KEY_SECRET:
 	case KEY_SIZE:
 	case KEY_SIZE32:
 	case KEY_U16:

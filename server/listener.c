@@ -11,6 +11,7 @@
 
 #include "address.h"
 #include "check.h"
+#include "config_load.h"
 #include "diagnose.h"
 #include "frontend.h"
 #include "headcount.h"
@@ -52,6 +53,8 @@ list_volumes(const struct conf *conf, char *text, size_t room)
 static bool
 is_protected(const struct conf *conf, const struct frontend *frontend, bool tls)
 {
+	if (frontend == &iscsi_frontend && config_targets_guarded(conf))
+		return true;
 	return secure_verifies() && (frontend == &nbd_frontend ? conf->tls == TLS_REQUIRE : tls);
 }
 
