@@ -148,6 +148,28 @@ test_write_simple(void **state)
 	}
 }
 
+/* Bytes are lent from the receive buffer only while the volume carries writes out at once. */
+static void
+test_held_write_keeps_its_bytes(void **state)
+{
+	(void)state;
+	restart(&(struct volume_script_options){0});
+	peer_go(&peer, "disk0", false);
+	peer_hold(&peer, true);
+	send_write(0, 1, 4096, 8192);
+	peer_flush(&peer);
+	assert_int_equal(peer_held(&peer), 1);
+	memset(loop_buffer(peer.loop), 0xee, LIMIT_RECV_BUFFER);
+	peer_complete(&peer, 0, 0);
+	peer_expect_simple(&peer, 0, 1);
+	assert_memory_equal(peer_data(&peer) + 4096, pattern, 8192);
+	peer_hold(&peer, false);
+	send_write(0, 2, 65536, 8192);
+	peer_flush(&peer);
+	peer_expect_simple(&peer, 0, 2);
+	assert_memory_equal(peer_data(&peer) + 65536, pattern, 8192);
+}
+
 /* A payload of 3 MiB in reads of at most `limit` bytes. */
 static void
 test_write_in_parts(void **state)
@@ -1245,6 +1267,7 @@ main(void)
 		CASE(read_structured),
 		CASE(read_largest),
 		CASE(write_simple),
+		CASE(held_write_keeps_its_bytes),
 		CASE(write_in_parts),
 		CASE(partial_write_has_no_effect),
 		CASE(flush),
