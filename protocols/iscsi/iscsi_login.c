@@ -163,11 +163,7 @@ iscsi_login_begin(struct iscsi_conn *conn)
 	uint16_t status;
 
 	if ((bhs[BHS_OPCODE] & ISCSI_OPCODE_MASK) != ISCSI_LOGIN_REQUEST) {
-		/* 6.3: before a login nothing is answered, within one it is refused. */
-		if (!conn->login)
-			iscsi_conn_die(conn, "does not begin with a Login Request");
-		else
-			refuse_login(conn, bhs, ISCSI_LOGIN_REQUEST_TYPE);
+		refuse_login(conn, bhs, ISCSI_LOGIN_REQUEST_TYPE);
 		return;
 	}
 	if (!conn->login && !start_login(conn, bhs))

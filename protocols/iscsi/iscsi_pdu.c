@@ -133,6 +133,12 @@ take_header(struct iscsi_conn *conn, const uint8_t *data, size_t length)
 	rx->head_have += part;
 	if (rx->head_have < rx->head_need)
 		return part;
+	if (conn->state == CONN_XPT_UP &&
+		(rx->head[BHS_OPCODE] & ISCSI_OPCODE_MASK) != ISCSI_LOGIN_REQUEST) {
+		/* 6.3: nothing more of it is waited for, or answered. */
+		iscsi_conn_die(conn, "does not begin with a Login Request");
+		return part;
+	}
 	if (rx->head_need == ISCSI_BHS) {
 		/* TotalAHSLength is a byte: what it can say fits `head` (R02). */
 		rx->head_need +=

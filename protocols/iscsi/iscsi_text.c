@@ -2,7 +2,9 @@
 
 #include "iscsi/iscsi.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -86,14 +88,73 @@ host_length(const char *address)
 	return colon ? (size_t)(colon - address) : strlen(address);
 }
 
-static bool
-is_wildcard(const char *address)
-{
-	size_t n = host_length(address);
+/* An address by who can reach it. */
+struct reach {
+	int family; /* 0: not an IP address */
+	bool wildcard, loopback, link_local;
+};
 
-	return n == 0 || (n == 1 && *address == '*') ||
-	       (n == 7 && !memcmp(address, "0.0.0.0", n)) ||
-	       (n == 4 && !memcmp(address, "[::]", n));
+static struct reach
+reach_of(const char *address)
+{
+	struct reach reach = {0};
+	char host[64];
+	size_t n = host_length(address);
+	struct in6_addr v6;
+	struct in_addr v4;
+
+	if (n > 1 && *address == '[' && address[n - 1] == ']') {
+		address++;
+		n -= 2;
+	}
+	if (n >= sizeof(host))
+		return reach;
+	memcpy(host, address, n);
+	host[n] = '\0';
+	*strchrnul(host, '%') = '\0';
+	if (inet_pton(AF_INET6, host, &v6) == 1) {
+		reach.family = AF_INET6;
+		reach.wildcard = IN6_IS_ADDR_UNSPECIFIED(&v6);
+		reach.loopback = IN6_IS_ADDR_LOOPBACK(&v6);
+		reach.link_local = IN6_IS_ADDR_LINKLOCAL(&v6);
+		if (!IN6_IS_ADDR_V4MAPPED(&v6))
+			return reach;
+		memcpy(&v4, v6.s6_addr + 12, sizeof(v4));
+	} else if (inet_pton(AF_INET, host, &v4) != 1) {
+		return reach;
+	}
+	reach.family = AF_INET;
+	reach.wildcard = v4.s_addr == 0;
+	reach.loopback = ntohl(v4.s_addr) >> 24 == 127;
+	reach.link_local = ntohl(v4.s_addr) >> 16 == 0xa9fe; /* 169.254/16 */
+	return reach;
+}
+
+static bool
+is_own_portal(const struct iscsi_conn *conn, const struct portal *portal)
+{
+	return conn->portal && conn->portal->relative_id == portal->relative_id;
+}
+
+/*
+ * Who came from outside learns of no portal that only this machine reaches, and the other way
+ * round. A portal that listens everywhere has an address of the family asked by, and no other that
+ * we know; what an operator advertises is his word.
+ */
+static bool
+is_reachable(const struct iscsi_conn *conn, const struct portal *portal)
+{
+	struct reach here, there;
+
+	if (portal->advertise || is_own_portal(conn, portal))
+		return true;
+	here = reach_of(stream_local(conn->stream));
+	there = reach_of(portal->address);
+	if (!here.family || !there.family)
+		return true;
+	if (there.wildcard)
+		return there.family == here.family;
+	return there.loopback == here.loopback && there.link_local == here.link_local;
 }
 
 /*
@@ -108,9 +169,9 @@ format_address(const struct iscsi_conn *conn, const struct portal *portal, char 
 
 	if (portal->advertise) {
 		snprintf(out, size, "%s,%u", portal->advertise, portal->group);
-	} else if (conn->portal && conn->portal->relative_id == portal->relative_id) {
+	} else if (is_own_portal(conn, portal)) {
 		snprintf(out, size, "%s,%u", local, portal->group);
-	} else if (is_wildcard(portal->address)) {
+	} else if (reach_of(portal->address).wildcard) {
 		port = portal->address + host_length(portal->address);
 		snprintf(out, size, "%.*s%s,%u", (int)host_length(local), local, port,
 			portal->group);
@@ -119,10 +180,14 @@ format_address(const struct iscsi_conn *conn, const struct portal *portal, char 
 	}
 }
 
+/* Asked for, and open to who asks. */
 static bool
-is_listed(const struct iscsi_listing *listing, const struct target *target)
+is_listed(const struct iscsi_conn *conn, const struct target *target)
 {
-	return listing->all || strcmp(listing->name, target->name) == 0;
+	const struct iscsi_listing *listing = &conn->exchange.listing;
+
+	return (listing->all || strcmp(listing->name, target->name) == 0) &&
+	       catalogue_admit(target, conn->session->names.initiator);
 }
 
 /* Writes the next record and steps on; false where it does not fit. */
@@ -137,13 +202,16 @@ write_record(const struct iscsi_conn *conn, const struct catalogue *catalogue,
 	if (listing->portal == 0) {
 		key = "TargetName";
 		value = catalogue->targets[listing->target].name;
-	} else {
+	} else if (is_reachable(conn, &catalogue->portals[listing->portal - 1])) {
 		format_address(
 			conn, &catalogue->portals[listing->portal - 1], address, sizeof(address));
+	} else {
+		key = NULL;
 	}
-	if (out->length + strlen(key) + strlen(value) + 2 > room)
+	if (key && out->length + strlen(key) + strlen(value) + 2 > room)
 		return false;
-	iscsi_pair_write(out, key, value);
+	if (key)
+		iscsi_pair_write(out, key, value);
 	if (listing->portal++ == catalogue->nportals) {
 		listing->portal = 0;
 		listing->target++;
@@ -163,7 +231,7 @@ write_listing(const struct iscsi_conn *conn, struct iscsi_listing *listing, stru
 	const struct catalogue *catalogue = catalogue_get();
 
 	while (listing->target < catalogue->ntargets) {
-		if (!is_listed(listing, &catalogue->targets[listing->target]) ||
+		if (!is_listed(conn, &catalogue->targets[listing->target]) ||
 			listing->portal > catalogue->nportals) {
 			listing->target++;
 			listing->portal = 0;

@@ -198,6 +198,12 @@ test_first_pdu_is_not_a_login(void **state)
 	peer_send(peer, NULL, 0);
 	peer_expect_closed(peer);
 	peer_free(peer);
+	peer = peer_new(0); /* the additional headers it promises are not waited for */
+	peer_start(peer, ISCSI_COMMAND)[BHS_AHS_LENGTH] = 255;
+	pipe_feed(peer->pipe, peer->bhs, ISCSI_BHS);
+	virtual_run_until_idle();
+	peer_expect_closed(peer);
+	peer_free(peer);
 }
 
 static void

@@ -71,6 +71,98 @@ test_send_targets_in_a_normal_session(void **state)
 	peer_free(peer);
 }
 
+/* Each portal told to whoever asks by an address of its scope, and nobody else. */
+static void
+test_portals_by_scope(void **state)
+{
+	static const struct {
+		const char *local, *answer;
+	} rows[] = {
+		{"10.0.0.1:3260", "TargetAddress=10.0.0.1:3260,1\nTargetAddress=10.0.0.1:1,1\n"
+				  "TargetAddress=192.0.2.7:5,1\nTargetAddress=[2001:db8::7]:6,1\n"
+				  "TargetAddress=198.51.100.1:9,1\n"},
+		{"127.0.0.1:3260",
+			"TargetAddress=127.0.0.1:3260,1\nTargetAddress=127.0.0.1:1,1\n"
+			"TargetAddress=127.0.0.2:3,1\nTargetAddress=[::1]:4,1\n"
+			"TargetAddress=198.51.100.1:9,1\n"},
+		{"[::1]:3260", "TargetAddress=[::1]:3260,1\nTargetAddress=[::1]:2,1\n"
+			       "TargetAddress=127.0.0.2:3,1\nTargetAddress=[::1]:4,1\n"
+			       "TargetAddress=198.51.100.1:9,1\n"},
+		{"[2001:db8::1]:3260",
+			"TargetAddress=[2001:db8::1]:3260,1\nTargetAddress=[2001:db8::1]:2,1\n"
+			"TargetAddress=192.0.2.7:5,1\nTargetAddress=[2001:db8::7]:6,1\n"
+			"TargetAddress=198.51.100.1:9,1\n"},
+		{"[::ffff:127.0.0.1]:3260",
+			"TargetAddress=[::ffff:127.0.0.1]:3260,1\n"
+			"TargetAddress=[::ffff:127.0.0.1]:1,1\n"
+			"TargetAddress=127.0.0.2:3,1\nTargetAddress=[::1]:4,1\n"
+			"TargetAddress=198.51.100.1:9,1\n"},
+		{"[fe80::1%eth0]:3260",
+			"TargetAddress=[fe80::1%eth0]:3260,1\nTargetAddress=[fe80::1%eth0]:2,1\n"
+			"TargetAddress=169.254.1.1:7,1\nTargetAddress=[fe80::2%eth0]:8,1\n"
+			"TargetAddress=198.51.100.1:9,1\n"},
+	};
+	static const struct portal portals[] = {
+		{.address = "0.0.0.0:3260", .group = 1, .relative_id = 1},
+		{.address = "0.0.0.0:1", .group = 1, .relative_id = 2},
+		{.address = "[::]:2", .group = 1, .relative_id = 3},
+		{.address = "127.0.0.2:3", .group = 1, .relative_id = 4},
+		{.address = "[::1]:4", .group = 1, .relative_id = 5},
+		{.address = "192.0.2.7:5", .group = 1, .relative_id = 6},
+		{.address = "[2001:db8::7]:6", .group = 1, .relative_id = 7},
+		{.address = "169.254.1.1:7", .group = 1, .relative_id = 8},
+		{.address = "[fe80::2%eth0]:8", .group = 1, .relative_id = 9},
+		{.address = "127.0.0.1:9",
+			.advertise = "198.51.100.1:9",
+			.group = 1,
+			.relative_id = 10},
+	};
+	char expected[1024];
+	struct peer *peer;
+	struct pdu *pdu;
+
+	(void)state;
+	world.catalogue.portals = portals;
+	world.catalogue.nportals = ARRAY_SIZE(portals);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		peer = peer_new(0);
+		pipe_set_peer(peer->pipe, "10.0.0.7:41332", rows[i].local);
+		peer_discover(peer);
+		pdu = ask(peer, ISCSI_FINAL, 1, ISCSI_TAG_NONE, "SendTargets=" WORLD_OTHER "\n");
+		snprintf(expected, sizeof(expected), "TargetName=" WORLD_OTHER "\n%s",
+			rows[i].answer);
+		if (!text_is(pdu, expected))
+			fail_msg("%s", rows[i].local);
+		peer_free(peer);
+	}
+}
+
+/* A target whose rules keep an initiator out is not shown to it. */
+static void
+test_targets_by_rules(void **state)
+{
+	const struct initiator friend = {.name = "iqn.2026-11.test:friend",
+		.as = {.name = WORLD_OTHER, .luns = world.luns, .nluns = 1}};
+	struct peer *peer = peer_new(0);
+	struct pdu *pdu;
+
+	(void)state;
+	world.targets[1].initiators = &friend;
+	world.targets[1].ninitiators = 1;
+	peer_discover(peer);
+	pdu = ask(peer, ISCSI_FINAL, 1, ISCSI_TAG_NONE, "SendTargets=All\n");
+	assert_true(text_is(pdu, "TargetName=" WORLD_TARGET "\n" ADDRESSES));
+	pdu = ask(peer, ISCSI_FINAL, 2, ISCSI_TAG_NONE, "SendTargets=" WORLD_OTHER "\n");
+	assert_true(text_is(pdu, ""));
+	peer_free(peer);
+	peer = peer_new(0);
+	peer->name = friend.name;
+	peer_discover(peer);
+	pdu = ask(peer, ISCSI_FINAL, 1, ISCSI_TAG_NONE, "SendTargets=" WORLD_OTHER "\n");
+	assert_true(text_is(pdu, "TargetName=" WORLD_OTHER "\n" ADDRESSES));
+	peer_free(peer);
+}
+
 /* More targets than one PDU takes: C=1, and empty requests fetch the rest. */
 static void
 test_long_listing(void **state)
@@ -211,6 +303,8 @@ main(void)
 			test_send_targets_in_discovery, world_start, world_stop),
 		cmocka_unit_test_setup_teardown(
 			test_send_targets_in_a_normal_session, world_start, world_stop),
+		cmocka_unit_test_setup_teardown(test_portals_by_scope, world_start, world_stop),
+		cmocka_unit_test_setup_teardown(test_targets_by_rules, world_start, world_stop),
 		cmocka_unit_test_setup_teardown(test_long_listing, world_start, world_stop),
 		cmocka_unit_test_setup_teardown(
 			test_request_split_anywhere, world_start, world_stop),
