@@ -49,6 +49,15 @@ fails 2 'slabd: nbd 127.0.0.1: say HOST:PORT, [V6]:PORT or unix:PATH' --nbd 127.
 fails 2 'slabd: neither NBD nor iSCSI is served: give --nbd or --iscsi an address' \
 	--nbd none --iscsi none a=memory:1G
 
+# Layers and what is for memory volumes only.
+fails 2 'slabd: volume a: faults are not allowed (allow_faults: on allows them)' 'a=memory:1G,fault=read'
+fails 2 'slabd: volume a: fault: "reed" is no operation (read, write, zero, discard, flush, extents, prefetch, compare_write or all, joined by +)' \
+	--allow-faults 'a=memory:1G,fault=reed'
+fails 2 'slabd: volume a: limit is for memory volumes' a=null:1G,limit=1M
+fails 2 'slabd: volume a: iops: "many" is not a size (give bytes, or a number with K, M, G, T or P)' \
+	a=memory:1G,iops=many
+fails 1 "slabd: volume a: $made/no.img: No such file or directory" "a=memory:1G,load=$made/no.img"
+
 # TLS; what is in the files is interop_tls's matter.
 fails 2 'slabd: --tls: "on" is none of off, allow, require' --tls on a=memory:1G
 fails 2 'slabd: TLS needs a certificate and its key (--tls-cert, --tls-key) or a PSK file (--tls-psk)' \
@@ -115,6 +124,8 @@ fi
 # What is printed reads back to the same.
 check 'the example configuration is sound' \
 	"$slabd" --check-config -c "$SLABD_SOURCE/contrib/examples/slabd.yaml"
+check 'the example of memory volumes is sound' \
+	"$slabd" --check-config -c "$SLABD_SOURCE/contrib/examples/memory.yaml"
 "$slabd" --print-config -c "$SLABD_SOURCE/contrib/examples/slabd.yaml" more=memory:1G,serial=on \
 	>"$dir/first.yaml"
 check 'what is printed can be read' "$slabd" --print-config -c "$dir/first.yaml"
