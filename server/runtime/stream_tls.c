@@ -107,9 +107,6 @@ get_scratch(void)
 	return scratch;
 }
 
-/* --- what OpenSSL reads from and writes to ------------------------------------------------------
- */
-
 static int
 read_bio(BIO *bio, char *data, int size)
 {
@@ -172,9 +169,6 @@ make_globals(void)
 		bio_method = NULL;
 	}
 }
-
-/* --- ciphertext out
- * -------------------------------------------------------------------------------- */
 
 static void
 drop_output(struct tls_stream *tls)
@@ -262,9 +256,6 @@ flush_output(struct tls_stream *tls, struct scratch *scratch)
 	tls->output_length = length - (size_t)n;
 	memcpy(tls->output, scratch->output + n, tls->output_length);
 }
-
-/* --- ciphertext in
- * --------------------------------------------------------------------------------- */
 
 /* Keeps what was received and not decrypted. */
 static void
@@ -380,9 +371,6 @@ decrypt_all(struct tls_stream *tls, struct scratch *scratch, const struct iovec 
 	return done;
 }
 
-/* --- the owner
- * ------------------------------------------------------------------------------------- */
-
 /* A read would give something else than -EAGAIN, or may. */
 static bool
 has_news(const struct tls_stream *tls)
@@ -417,6 +405,8 @@ settle(struct tls_stream *tls)
 		return 0;
 	if (tls->output)
 		events |= STREAM_WRITABLE;
+	else
+		finish_inner(tls);
 	if (!tls->established)
 		events |= STREAM_READABLE;
 	else
@@ -451,9 +441,6 @@ run_nudge(struct loop_task *task)
 	if (ready)
 		tls->stream.ready(&tls->stream, ready);
 }
-
-/* --- the handshake
- * --------------------------------------------------------------------------------- */
 
 /* Someone who knocks at the door all day must not fill the log. */
 static void
@@ -543,8 +530,8 @@ on_inner_ready(struct stream *inner, unsigned events)
 	struct tls_stream *tls = inner->owner;
 	unsigned ready;
 
-	if (events & STREAM_WRITABLE && flush_kept(tls))
-		finish_inner(tls);
+	if (events & STREAM_WRITABLE)
+		flush_kept(tls);
 	if (!tls->established && !tls->failed) {
 		/* What was kept waits for room in the output. */
 		if (!tls->output && (events & STREAM_READABLE || tls->input_left))
@@ -557,9 +544,6 @@ on_inner_ready(struct stream *inner, unsigned events)
 	if (ready)
 		tls->stream.ready(&tls->stream, ready);
 }
-
-/* --- the stream's operations
- * ----------------------------------------------------------------------- */
 
 static ssize_t
 read_tls(struct stream *stream, const struct iovec *iov, unsigned niov)
@@ -730,8 +714,6 @@ finish_tls(struct stream *stream)
 	SSL_shutdown(tls->ssl);
 	flush_output(tls, scratch);
 	tls->finishing = true;
-	if (!tls->output)
-		finish_inner(tls);
 	if (settle(tls))
 		fail(tls, -ENOMEM);
 	return tls->failed;

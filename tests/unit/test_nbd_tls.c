@@ -80,9 +80,6 @@ stop(void **state)
 	return 0;
 }
 
-/* --- inside TLS
- * -------------------------------------------------------------------------------------- */
-
 static struct tls_client client;
 
 static void
@@ -186,9 +183,6 @@ expect_secret(uint32_t option, uint32_t type)
 
 	assert_int_equal(take_reply(option, data, &length), type);
 }
-
-/* --- modes
- * ------------------------------------------------------------------------------------------- */
 
 static void
 test_off(void **state)
@@ -303,9 +297,6 @@ test_allow_in_tls(void **state)
 	expect_secret(NBD_OPT_GO, NBD_REP_ACK);
 	tls_client_end(&client);
 }
-
-/* --- the upgrade
- * ------------------------------------------------------------------------------------- */
 
 /* A whole session: a read, and DISC, after which TLS is closed in order. */
 static void
