@@ -66,8 +66,6 @@ uring_start(void)
 		snprintf(text, sizeof(text), "workers (SLABD_NO_IO_URING is set)");
 	else
 		snprintf(text, sizeof(text), "workers (io_uring: %s)", strerror(-refusal));
-	if (refusal)
-		log_info("files and devices are served by %s", text);
 }
 
 void

@@ -12,7 +12,7 @@
 
 struct uring;
 
-/* Before the loops start. Finds out once whether the kernel lets us, and logs it if it does not. */
+/* Before the loops start. Finds out once whether the kernel lets us; the daemon's first line says it. */
 void uring_start(void);
 /* After they ended. */
 void uring_stop(void);

@@ -1,13 +1,11 @@
 /* A build without liburing: worker threads do it all. */
 #include "config.h"
 
-#include "log.h"
 #include "uring.h"
 
 void
 uring_start(void)
 {
-	log_info("files and devices are served by %s", uring_text());
 }
 
 void

@@ -217,7 +217,7 @@ start_slabd "db=device:$loop" "direct=file:$dir/direct.img,direct=auto"
 unset SLABD_NO_IO_URING
 check "slabctl status" slabctl status
 shows "status says that workers do it, and why" '^files, devices +workers \((SLABD_NO_IO_URING is set|built without io_uring)\)'
-check "the log says it once" test "$(grep -c 'files and devices are served by workers' "$SLABD_LOG")" = 1
+check "the log says it once" test "$(grep -c ' · workers (' "$SLABD_LOG")" = 1
 check "the device works" io "nbd://$NBD/db" 'write -P 2 5M 256k' 'write -f -P 3 6M 4k' flush 'read -P 2 5M 256k'
 check "the file works" io "nbd://$NBD/direct" 'write -P 2 5M 256k' 'write -f -P 3 6M 4k' flush 'read -P 2 5M 256k'
 check "slabd ends well" stop_slabd
