@@ -1,0 +1,192 @@
+#include "config.h"
+
+#include "iscsi_world.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "bytes.h"
+#include "catalogue.h"
+#include "check.h"
+#include "frontend.h"
+#include "iobuf.h"
+#include "iscsi/iscsi_wire.h"
+#include "limits.h"
+#include "log.h"
+#include "volume.h"
+
+static struct lun luns[2] = {{.number = 0}, {.number = 3, .read_only = true}};
+static const struct credential alice = {"alice", "twelve bytes"};
+static const struct credential own = {"target", "other twelve"};
+static const struct initiator friend = {
+	.name = WORLD_FRIEND, .as = {.name = WORLD_RULES, .luns = luns, .nluns = 1}};
+static const struct target targets[] = {
+	{.name = WORLD_OPEN, .luns = luns, .nluns = 2},
+	{.name = WORLD_CHAP, .luns = luns, .nluns = 2, .chap = &alice, .nchap = 1, .mutual = &own},
+	{.name = WORLD_RULES, .luns = luns, .nluns = 2, .initiators = &friend, .ninitiators = 1},
+};
+static const struct portal portals[] = {
+	{.address = "0.0.0.0:3260", .group = 1, .relative_id = 1},
+	{.address = "127.0.0.1:3261", .group = 2, .relative_id = 2},
+};
+
+static struct catalogue catalogue;
+static struct world the_world;
+static bool drained;
+
+static void
+keep_catalogue(struct catalogue *unused)
+{
+	(void)unused;
+}
+
+static void
+make_world(void)
+{
+	struct volume_script_options options = {
+		.name = "disk", .size = WORLD_SIZE, .volatile_cache = true};
+
+	/* What goes wrong is the fuzzer's doing. */
+	log_set_level(LOG_LEVEL_ERROR);
+	virtual_loops_start(1);
+	the_world.loop = loop_by_index(0);
+	CHECK(iobuf_start() == 0 && storage_start(0) == 0 && iscsi_frontend.start() == 0);
+	the_world.script = volume_script_open(&options);
+	luns[0].volume = luns[1].volume = volume_script_volume(the_world.script);
+	catalogue = (struct catalogue){.references = 1,
+		.targets = targets,
+		.ntargets = ARRAY_SIZE(targets),
+		.portals = portals,
+		.nportals = ARRAY_SIZE(portals),
+		.chap_algorithms = {7, 8, 6, 5},
+		.nchap_algorithms = 4,
+		.destroy = keep_catalogue};
+	catalogue_publish(&catalogue);
+}
+
+struct world *
+world_begin(void)
+{
+	if (!the_world.loop)
+		make_world();
+	memset(volume_script_data(the_world.script), 0x5a, WORLD_SIZE);
+	the_world.pipe = pipe_new();
+	pipe_set_peer(the_world.pipe, "10.0.0.7:41332", "10.0.0.1:3260");
+	iscsi_frontend.accept(the_world.loop, pipe_stream(the_world.pipe), &portals[0]);
+	virtual_run_until_idle();
+	return &the_world;
+}
+
+void
+world_feed(struct world *world, const void *data, size_t size)
+{
+	pipe_feed(world->pipe, data, size);
+	virtual_run_until_idle();
+}
+
+void
+world_login(struct world *world, bool discovery, bool digests)
+{
+	uint8_t pdu[ISCSI_BHS + 512] = {ISCSI_LOGIN_REQUEST | ISCSI_IMMEDIATE, 0x87};
+	const uint8_t *output;
+	size_t length;
+	int n;
+
+	n = snprintf((char *)pdu + ISCSI_BHS, 512,
+		"InitiatorName=%s%c%s=%s%cHeaderDigest=%s%cDataDigest=%s%cInitialR2T=No%c",
+		WORLD_FRIEND, 0, discovery ? "SessionType" : "TargetName",
+		discovery ? "Discovery" : WORLD_OPEN, 0, digests ? "CRC32C" : "None", 0,
+		digests ? "CRC32C" : "None", 0, 0);
+	put_be24(pdu + BHS_DATA_LENGTH, (uint32_t)n);
+	pdu[BHS_ISID] = 0x40;
+	put_be32(pdu + BHS_CMDSN, 1);
+	world_feed(world, pdu, ISCSI_BHS + ((size_t)n + 3) / 4 * 4);
+	output = pipe_output(world->pipe, &length);
+	CHECK(length > ISCSI_BHS && get_be16(output + BHS_STATUS_CLASS) == 0);
+	pipe_take(world->pipe, NULL, SIZE_MAX);
+}
+
+void
+world_check_output(struct world *world, bool digests)
+{
+	size_t length, data, pdu;
+	const uint8_t *at = pipe_output(world->pipe, &length);
+
+	while (length >= ISCSI_BHS) {
+		switch (at[BHS_OPCODE]) {
+		case ISCSI_NOP_IN:
+		case ISCSI_RESPONSE:
+		case ISCSI_TASK_RESPONSE:
+		case ISCSI_LOGIN_RESPONSE:
+		case ISCSI_TEXT_RESPONSE:
+		case ISCSI_DATA_IN:
+		case ISCSI_LOGOUT_RESPONSE:
+		case ISCSI_R2T:
+		case ISCSI_ASYNC:
+		case ISCSI_REJECT:
+			break;
+		default:
+			CHECK(!"a PDU of unknown kind");
+		}
+		CHECK(at[BHS_AHS_LENGTH] == 0);
+		data = get_be24(at + BHS_DATA_LENGTH);
+		pdu = ISCSI_BHS + (digests ? 4u : 0u) + (data + 3) / 4 * 4 +
+		      (digests && data ? 4u : 0u);
+		if (pdu > length)
+			break; /* the connection ended in the middle of it */
+		at += pdu;
+		length -= pdu;
+	}
+	pipe_take(world->pipe, NULL, SIZE_MAX);
+}
+
+void
+world_complete_all(struct world *world)
+{
+	volume_script_hold(world->script, false);
+	while (volume_script_held(world->script)) {
+		volume_script_complete_all(world->script, 0);
+		virtual_run_until_idle();
+	}
+}
+
+void
+world_drain(struct world *world)
+{
+	drained = true;
+	iscsi_frontend.drain(world->loop);
+	virtual_run_until_idle();
+}
+
+void
+world_end(struct world *world)
+{
+	bool again = volume_broken(volume_script_volume(world->script)) || drained;
+	unsigned in_flight;
+
+	if (!pipe_closed(world->pipe)) {
+		pipe_set_room(world->pipe, SIZE_MAX);
+		iscsi_frontend.abort(world->loop);
+		virtual_run_until_idle();
+	}
+	world_complete_all(world);
+	CHECK(pipe_closed(world->pipe));
+	CHECK(iscsi_frontend.connections(world->loop, &in_flight) == 0 && in_flight == 0);
+	CHECK(iobuf_reserved(0) == 0);
+	pipe_free(world->pipe);
+	world->pipe = NULL;
+	volume_script_forget(world->script);
+	for (unsigned op = 0; op < BLK_OPS; op++)
+		volume_script_fail(world->script, op, 0, 0);
+	again = again || volume_broken(volume_script_volume(world->script));
+	drained = false;
+	if (!again)
+		return;
+	catalogue_publish(NULL);
+	volume_script_close(world->script);
+	virtual_run_until_idle();
+	iscsi_frontend.stop();
+	storage_stop();
+	virtual_loops_stop();
+	make_world();
+}
