@@ -44,7 +44,7 @@ struct scsi_task {
 	uint8_t lun[8]; /* SAM-5 4.7 */
 	uint8_t cdb[LIMIT_SCSI_CDB];
 	unsigned cdb_length;
-	uint16_t portal_id; /* relative target port identifier the command came by */
+	uint16_t portal_id;    /* relative target port identifier the command came by */
 	uint64_t out_expected; /* bytes of data-out that the initiator announced */
 	void (*done)(struct scsi_task *task); /* the nexus' loop; never inside scsi_execute() */
 	struct iobuf out; /* data-out: out_length bytes, or fewer where the initiator sends less;
@@ -116,7 +116,7 @@ bool scsi_running(const struct scsi_task *task);
 
 /* Task management. LUN -> true if this nexus has it. */
 bool scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8]);
-/* LOGICAL UNIT RESET: unit attention 29/03 for every other nexus of the unit; tasks are the
+/* LOGICAL UNIT RESET: unit attention 29/03 for every nexus of the unit; tasks are the
  * transport's. */
 void scsi_lun_reset(struct scsi_nexus *nexus, const uint8_t lun[8]);
 

@@ -268,9 +268,11 @@ scsi_unit_reset(struct scsi_unit *unit)
 	pthread_mutex_lock(&unit->lu->lock);
 	unit->lu->settings &= ~(unsigned)UNIT_MODE_PAGES;
 	unit->lu->prevents = 0;
-	TAILQ_FOREACH(each, &unit->lu->units, link)
+	TAILQ_FOREACH(each, &unit->lu->units, link) {
 		each->prevents = false;
-	post_others(unit, ATTENTION_RESET);
+		each->posted |= ATTENTION_RESET; /* every nexus, the one that asked for it too */
+	}
+	atomic_fetch_add_explicit(&unit->lu->generation, 1, memory_order_release);
 	pthread_mutex_unlock(&unit->lu->lock);
 }
 

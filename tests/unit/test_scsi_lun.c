@@ -96,6 +96,7 @@ test_lun_reset(void **state)
 	(void)state;
 	disk_ready(disk.other);
 	scsi_lun_reset(disk.nexus, lun_0);
+	assert_sense(disk_command(disk.nexus, CDB(0), NULL, 0), 6, 0x2903); /* who asked, too */
 	assert_good(disk_command(disk.nexus, CDB(0), NULL, 0));
 	assert_sense(disk_command(disk.other, CDB(0), NULL, 0), 6, 0x2903);
 	assert_good(disk_command(disk.other, CDB(0), NULL, 0));

@@ -105,6 +105,7 @@ test_prevent(void **state)
 			break;
 		case 1:
 			scsi_lun_reset(disk.nexus, lun);
+			disk_ready(disk.nexus);
 			break;
 		default:
 			scsi_nexus_free(disk.other);

@@ -182,6 +182,7 @@ test_settings_outlive_sessions(void **state)
 	disk_ready(disk.nexus);
 	assert_int_equal(disk_command(disk.nexus, CDB(0x1a, 8, 8, 0, 255), NULL, 0)->in[6], 0);
 	scsi_lun_reset(disk.nexus, lun);
+	disk_ready(disk.nexus);
 	assert_int_equal(disk_command(disk.nexus, CDB(0x1a, 8, 8, 0, 255), NULL, 0)->in[6], 4);
 }
 

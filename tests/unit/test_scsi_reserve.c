@@ -465,6 +465,7 @@ test_reserve_and_release(void **state)
 	scsi_lun_reset(disk.other, (const uint8_t[8]){0});
 	assert_int_equal(nbd_request(BLK_WRITE), 0);
 	disk_ready(disk.nexus);
+	disk_ready(disk.other);
 	assert_good(disk_command(disk.nexus, CDB(OP_RESERVE_6), NULL, 0));
 	scsi_nexus_free(disk.nexus);
 	disk.nexus = NULL;

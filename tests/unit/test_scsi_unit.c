@@ -176,7 +176,7 @@ test_both_change(void **state)
 
 		assert_int_equal(side->failed, 0);
 		assert_int_equal(side->power_ons, 1);
-		assert_true(side->heard_resets <= other->resets);
+		assert_true(side->heard_resets <= side->resets + other->resets);
 		assert_true(side->heard_changes <= other->changes);
 	}
 }
@@ -186,7 +186,8 @@ test_one_listens(void **state)
 {
 	(void)state;
 	run_both(true);
-	assert_int_equal(sides[0].heard_resets + sides[0].heard_changes, 0);
+	assert_int_equal(sides[0].heard_changes, 0);
+	assert_true(sides[0].heard_resets <= sides[0].resets);
 	assert_int_equal(sides[1].failed, 0);
 	assert_int_equal(sides[1].power_ons, 1);
 	assert_true(sides[1].heard_resets <= sides[0].resets);
