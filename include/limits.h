@@ -83,6 +83,8 @@
 #define LIMIT_ISCSI_TASKS       256           /* of a session, immediate ones included */
 #define LIMIT_ISCSI_TMFS        16            /* task management functions that wait for tasks */
 #define LIMIT_ISCSI_ABORT       (10 * SECOND_NS)
+#define LIMIT_ISCSI_SILENCE     (60 * SECOND_NS) /* nothing heard: the target pings */
+#define LIMIT_ISCSI_PING        (30 * SECOND_NS) /* ... and nothing still: the connection is lost */
 #define LIMIT_SCSI_TRANSFER     (32 * 1024 * 1024) /* VPD B0 MAXIMUM TRANSFER LENGTH */
 #define LIMIT_SCSI_CDB          16
 #define LIMIT_SCSI_SENSE        252

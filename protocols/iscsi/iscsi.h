@@ -277,6 +277,8 @@ struct iscsi_conn {
 	const struct portal *portal;
 	char peer[64];
 	uint64_t id, since;
+	uint64_t heard;  /* loop_now() of the last header received */
+	uint64_t pinged; /* of our NOP-In that nothing has followed yet; 0: none */
 
 	enum iscsi_state state;
 	bool dying;   /* nothing is read or sent any more; freed when nothing is in flight */
@@ -487,6 +489,8 @@ void iscsi_request_finish(struct iscsi_conn *conn);
 /* Carries out a request in its turn; its data is the callee's to free. */
 void iscsi_request_run(struct iscsi_conn *conn, struct iscsi_request *request);
 void iscsi_request_free(struct iscsi_session *session, struct iscsi_request *request);
+/* Asks whether anybody is there (11.19). */
+void iscsi_ping(struct iscsi_conn *conn);
 /* The tasks a Logout waited for are gone. */
 void iscsi_logout_answer(struct iscsi_conn *conn);
 

@@ -201,6 +201,18 @@ iscsi_conn_send(struct iscsi_conn *conn, struct send_item *item)
 		loop_before_sleep(conn->loop, &conn->flush);
 }
 
+/* Initiators that vanish without a word hold a session, and what it has reserved, for ever. */
+static void
+sweep_silence(struct iscsi_conn *conn, uint64_t now)
+{
+	if (conn->state != CONN_LOGGED_IN || conn->closing || iscsi_conn_choked(conn))
+		return;
+	if (!conn->pinged && now - conn->heard > LIMIT_ISCSI_SILENCE)
+		iscsi_ping(conn);
+	else if (conn->pinged && now - conn->pinged > LIMIT_ISCSI_PING)
+		iscsi_conn_die(conn, "does not answer a ping");
+}
+
 static void
 sweep_conn(struct iscsi_conn *conn, uint64_t now)
 {
@@ -237,6 +249,7 @@ sweep_conn(struct iscsi_conn *conn, uint64_t now)
 		}
 	}
 	iscsi_tmf_sweep(conn->session, now);
+	sweep_silence(conn, now);
 }
 
 static void

@@ -133,6 +133,8 @@ take_header(struct iscsi_conn *conn, const uint8_t *data, size_t length)
 	rx->head_have += part;
 	if (rx->head_have < rx->head_need)
 		return part;
+	conn->heard = loop_now(conn->loop);
+	conn->pinged = 0;
 	if (conn->state == CONN_XPT_UP &&
 		(rx->head[BHS_OPCODE] & ISCSI_OPCODE_MASK) != ISCSI_LOGIN_REQUEST) {
 		/* 6.3: nothing more of it is waited for, or answered. */

@@ -197,6 +197,20 @@ run_nop(struct iscsi_conn *conn, struct iscsi_request *request)
 	iscsi_reply_push(reply, length, STATSN_ADVANCE);
 }
 
+void
+iscsi_ping(struct iscsi_conn *conn)
+{
+	struct iscsi_reply *reply = iscsi_reply_new(conn, ISCSI_NOP_IN, ISCSI_TAG_NONE);
+
+	if (!reply)
+		return;
+	if (++conn->session->ttt == ISCSI_TAG_NONE)
+		conn->session->ttt = 0;
+	put_be32(reply->head + BHS_TTT, conn->session->ttt);
+	conn->pinged = loop_now(conn->loop);
+	iscsi_reply_push(reply, 0, STATSN_NEXT); /* 11.19.1 */
+}
+
 static void
 run_text(struct iscsi_conn *conn, struct iscsi_request *request)
 {

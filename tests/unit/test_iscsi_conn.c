@@ -20,6 +20,55 @@ new_session(const char *keys)
 	return peer;
 }
 
+/* 11.19: the target's ping has no tag of the initiator's, the answer has its. */
+static void
+answer_ping(struct peer *peer)
+{
+	struct pdu *pdu = peer_expect(peer, ISCSI_NOP_IN);
+	uint32_t ttt = get_be32(pdu->bhs + BHS_TTT);
+	uint8_t *bhs = peer_start(peer, ISCSI_NOP_OUT | ISCSI_IMMEDIATE);
+
+	assert_int_equal(get_be32(pdu->bhs + BHS_ITT), ISCSI_TAG_NONE);
+	assert_int_equal(pdu->bhs[BHS_FLAGS], ISCSI_FINAL);
+	assert_int_equal(pdu->length, 0);
+	assert_true(ttt != ISCSI_TAG_NONE);
+	put_be32(bhs + BHS_ITT, ISCSI_TAG_NONE);
+	put_be32(bhs + BHS_TTT, ttt);
+	peer_send(peer, NULL, 0);
+	peer_expect_nothing(peer);
+	assert_true(peer_open(peer));
+}
+
+/* One that answers stays, one that says anything else too, one that is silent goes. */
+static void
+test_pings(void **state)
+{
+	struct peer *peer = new_session("HeaderDigest=CRC32C\n"), *silent = new_session(NULL);
+	struct peer *busy = new_session(NULL);
+
+	(void)state;
+	virtual_advance(LIMIT_ISCSI_SILENCE - 2 * SECOND_NS);
+	peer_expect_nothing(peer);
+	peer_read10(busy, 0, 1);
+	peer_send(busy, NULL, 0);
+	peer_expect(busy, ISCSI_DATA_IN);
+	virtual_advance(4 * SECOND_NS);
+	answer_ping(peer);
+	peer_expect(silent, ISCSI_NOP_IN);
+	peer_expect_nothing(busy);
+	virtual_advance(LIMIT_ISCSI_PING - 4 * SECOND_NS);
+	assert_true(peer_open(silent));
+	virtual_advance(6 * SECOND_NS);
+	assert_false(peer_open(silent));
+	assert_true(peer_open(peer));
+	assert_true(peer_open(busy));
+	virtual_advance(LIMIT_ISCSI_SILENCE - LIMIT_ISCSI_PING);
+	answer_ping(peer);
+	peer_free(busy);
+	peer_free(silent);
+	peer_free(peer);
+}
+
 /* R05: a PDU that stops in the middle. */
 static void
 test_partial_pdu(void **state)
@@ -40,8 +89,8 @@ test_partial_pdu(void **state)
 		if (i == 0) { /* in time after all */
 			pipe_feed(peer->pipe, bytes + parts[i], n - parts[i]);
 			peer_expect(peer, ISCSI_NOP_IN);
-			virtual_advance(10 * LIMIT_PARTIAL_IDLE); /* idle is no sin */
-			assert_true(peer_open(peer));
+			virtual_advance(LIMIT_ISCSI_SILENCE + 2 * SECOND_NS);
+			answer_ping(peer); /* idle is no sin */
 		} else {
 			virtual_advance(4 * SECOND_NS);
 			assert_false(peer_open(peer));
@@ -109,7 +158,10 @@ test_disk_stalls_for_minutes(void **state)
 	volume_script_hold(world.script, true);
 	peer_read10(peer, 0, 1);
 	peer_send(peer, NULL, 0);
-	virtual_advance(300 * SECOND_NS);
+	for (unsigned i = 0; i < 4; i++) {
+		virtual_advance(LIMIT_ISCSI_SILENCE + 2 * SECOND_NS);
+		answer_ping(peer);
+	}
 	assert_true(peer_open(peer));
 	volume_script_hold(world.script, false);
 	volume_script_complete_all(world.script, 0);
@@ -296,6 +348,7 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		WORLD_TEST(test_pings),
 		WORLD_TEST(test_partial_pdu),
 		WORLD_TEST(test_trickle),
 		WORLD_TEST(test_data_that_does_not_come),
