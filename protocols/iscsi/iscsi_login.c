@@ -2,7 +2,6 @@
 
 #include "iscsi/iscsi.h"
 
-#include <openssl/crypto.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -31,7 +30,7 @@ iscsi_login_free(struct iscsi_conn *conn)
 		slab_free(iscsi_caches.text, login->text);
 	if (login->answer)
 		slab_free(iscsi_caches.text, login->answer);
-	OPENSSL_cleanse(&login->chap, sizeof(login->chap));
+	explicit_bzero(&login->chap, sizeof(login->chap));
 	slab_free(iscsi_caches.login, login);
 }
 
