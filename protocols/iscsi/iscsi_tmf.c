@@ -183,6 +183,8 @@ reset_units(struct iscsi_session *session)
 	uint8_t lun[8];
 	size_t i;
 
+	if (target)
+		target = catalogue_admit(target, session->names.initiator);
 	for (i = 0; target && i < target->nluns; i++) {
 		memset(lun, 0, sizeof(lun));
 		/* SAM-5 4.7.7: peripheral below 256, flat above */

@@ -609,6 +609,49 @@ test_access_rules(void **state)
 	peer_free(peer);
 }
 
+static int
+test_unit(struct peer *peer, uint8_t lun)
+{
+	static const uint8_t cdb[6];
+
+	peer_command(peer, 0, 0, cdb, sizeof(cdb))[BHS_LUN + 1] = lun;
+	peer_send(peer, NULL, 0);
+	return peer_status(peer);
+}
+
+/* A target's reset is one of the LUNs that its initiator has by its rule. */
+static void
+test_reset_by_rules(void **state)
+{
+	struct lun lun = {.number = 3, .volume = world.luns[0].volume};
+	const struct initiator rule = {
+		.name = PEER_NAME, .as = {.name = WORLD_TARGET, .luns = &lun, .nluns = 1}};
+	struct peer *peers[2];
+
+	(void)state;
+	world.targets[0] = (struct target){.name = WORLD_TARGET,
+		.luns = world.luns,
+		.nluns = 1,
+		.initiators = &rule,
+		.ninitiators = 1};
+	for (unsigned i = 0; i < 2; i++) {
+		peers[i] = peer_new(0);
+		peer_login(peers[i], NULL);
+		for (unsigned tries = 0; tries < 4 && test_unit(peers[i], 3) != 0; tries++)
+			;
+		assert_int_equal(test_unit(peers[i], 3), 0);
+	}
+	put_be32(peer_start(peers[0], ISCSI_TASK_REQUEST | ISCSI_IMMEDIATE) + BHS_RTT,
+		ISCSI_TAG_NONE);
+	peers[0]->bhs[BHS_FLAGS] = ISCSI_FINAL | ISCSI_TARGET_WARM_RESET;
+	peer_send(peers[0], NULL, 0);
+	peer_expect(peers[0], ISCSI_TASK_RESPONSE);
+	assert_int_equal(test_unit(peers[1], 3), 2); /* CHECK CONDITION: it is told */
+	assert_int_equal(test_unit(peers[1], 3), 0);
+	peer_free(peers[0]);
+	peer_free(peers[1]);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, start_guarded, world_stop)
 
 int
@@ -631,6 +674,7 @@ main(void)
 		CASE(test_challenges_differ),
 		CASE(test_discovery),
 		CASE(test_access_rules),
+		CASE(test_reset_by_rules),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
