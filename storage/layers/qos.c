@@ -16,7 +16,8 @@
 #include "check.h"
 #include "../storage.h"
 
-#define PIECE ((uint64_t)128 * KIB)
+#define PIECE  ((uint64_t)128 * KIB)
+#define WAITED (1 << 30) /* in rc: it was counted as delayed */
 
 enum { OPERATIONS, BYTES, KINDS };
 
@@ -90,14 +91,14 @@ pass(struct blk_request *request)
 	layer_pass(request);
 }
 
-/* rc counts the pieces that are paid for; it is the request's again when it goes on. */
+/* rc counts the pieces that are paid for, beside WAITED; it is the request's again when it goes on. */
 static void
 pay(struct blk_request *request)
 {
 	struct blk_handle *handle = request->handle;
 	struct qos *qos = layer_state(handle->volume, LAYER_QOS);
 	uint64_t now = loop_now(handle->loop), length = payload(request);
-	uint64_t done = (uint64_t)request->rc * PIECE;
+	uint64_t done = (uint64_t)(request->rc & ~WAITED) * PIECE;
 
 	for (;;) {
 		uint64_t due = done == 0 ? take(qos, handle, OPERATIONS, 1, now) : 0;
@@ -107,9 +108,9 @@ pay(struct blk_request *request)
 		if (piece)
 			due = max_u64(due, take(qos, handle, BYTES, piece, now));
 		if (due > now) {
-			if (request->rc == 0)
+			if (!(request->rc & WAITED))
 				atomic_fetch_add_explicit(&qos->delayed, 1, memory_order_relaxed);
-			request->rc++;
+			request->rc = (request->rc + 1) | WAITED;
 			layer_delay(request, due, last ? pass : pay);
 			return;
 		}

@@ -223,6 +223,7 @@ static void
 large_one_pays_in_pieces(void **state)
 {
 	struct io large, small;
+	struct qos_stats stats;
 	uint64_t waited = 0;
 
 	(void)state;
@@ -241,6 +242,9 @@ large_one_pays_in_pieces(void **state)
 	virtual_advance(1200 * MS_NS);
 	assert_true(large.completed);
 	assert_int_equal(large.blk.rc, 0);
+	volume_qos_get(volume, &stats);
+	assert_int_equal(stats.requests, 2);
+	assert_int_equal(stats.delayed, 2); /* each once, however often it waited */
 	end();
 }
 
