@@ -109,6 +109,70 @@ execute_read_defect_data(struct scsi_task *task)
 	scsi_finish(task);
 }
 
+/* --- REPORT TARGET PORT GROUPS --- */
+
+#define GROUP_ACTIVE_OPTIMIZED 0x00
+#define GROUP_SUPPORTS_THAT    0x01
+
+bool
+prepare_report_port_groups(struct scsi_task *task)
+{
+	task->in_max = min_u64(get_be32(task->cdb + 6), SCSI_PAGE_MAX);
+	return true;
+}
+
+static bool
+first_of_group(const struct scsi_nexus *nexus, unsigned index)
+{
+	for (unsigned i = 0; i < index; i++) {
+		if (nexus->ports[i].group == nexus->ports[index].group)
+			return false;
+	}
+	return true;
+}
+
+/* Every path is as good as any other. */
+static void
+put_group(const struct scsi_nexus *nexus, uint16_t group, struct writer *w)
+{
+	size_t start = w->length;
+	uint8_t ports = 0;
+
+	writer_u8(w, GROUP_ACTIVE_OPTIMIZED);
+	writer_u8(w, GROUP_SUPPORTS_THAT);
+	writer_be16(w, group);
+	writer_be32(w, 0); /* no status; the last byte counts the ports */
+	for (unsigned i = 0; i < nexus->nports && ports < UINT8_MAX; i++) {
+		if (nexus->ports[i].group != group)
+			continue;
+		writer_be16(w, 0);
+		writer_be16(w, nexus->ports[i].relative_id);
+		ports++;
+	}
+	if (!w->bad)
+		w->start[start + 7] = ports;
+}
+
+void
+execute_report_port_groups(struct scsi_task *task)
+{
+	const struct scsi_nexus *nexus = task->nexus;
+	uint8_t page[SCSI_PAGE_MAX];
+	struct writer w = writer_of(page, sizeof(page));
+
+	writer_be32(&w, 0);
+	for (unsigned i = 0; i < nexus->nports; i++) {
+		if (first_of_group(nexus, i))
+			put_group(nexus, nexus->ports[i].group, &w);
+	}
+	CHECK(!w.bad);
+	put_be32(page, (uint32_t)w.length - 4);
+	scsi_data_in(task, page, w.length, get_be32(task->cdb + 6));
+	scsi_finish(task);
+}
+/* Listeners are ports; each may be a group. */
+_Static_assert(4 + LIMIT_LISTENERS * 12 <= SCSI_PAGE_MAX, "every group fits the report");
+
 /* --- REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS --- */
 
 bool

@@ -314,6 +314,8 @@ bool prepare_receive_diagnostic(struct scsi_task *task);
 void execute_receive_diagnostic(struct scsi_task *task);
 bool prepare_read_defect_data(struct scsi_task *task);
 void execute_read_defect_data(struct scsi_task *task);
+bool prepare_report_port_groups(struct scsi_task *task);
+void execute_report_port_groups(struct scsi_task *task);
 bool prepare_report_tmf(struct scsi_task *task);
 void execute_report_tmf(struct scsi_task *task);
 bool prepare_report_timestamp(struct scsi_task *task);

@@ -178,6 +178,15 @@ put_identification(const struct scsi_task *task, struct writer *w)
 	put_name(w, ASSOCIATION_DEVICE, task->nexus->target);
 }
 
+static void
+put_extended_inquiry(const struct scsi_task *task, struct writer *w)
+{
+	writer_u8(w, 0);
+	writer_u8(w, 0x01);                                       /* SIMPSUP */
+	writer_u8(w, task->unit->info.volatile_cache ? 0x01 : 0); /* V_SUP */
+	writer_zero(w, 57);
+}
+
 /* Lengths in blocks. */
 static void
 put_block_limits(const struct scsi_task *task, struct writer *w)
@@ -233,6 +242,7 @@ static const struct {
 	{VPD_SUPPORTED, put_supported},
 	{VPD_SERIAL, put_serial},
 	{VPD_IDENTIFICATION, put_identification},
+	{VPD_EXTENDED_INQUIRY, put_extended_inquiry},
 	{VPD_BLOCK_LIMITS, put_block_limits},
 	{VPD_CHARACTERISTICS, put_characteristics},
 	{VPD_PROVISIONING, put_provisioning},

@@ -107,6 +107,30 @@ test_task_management(void **state)
 }
 
 static void
+test_port_groups(void **state)
+{
+	static const uint8_t expected[] = {0, 0, 0, 24, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0,
+		7, 0, 0, 0, 1, 0, 0, 0, 2};
+	const struct answer *a =
+		disk_command(disk.nexus, CDB(OP_MAINTENANCE_IN, 0x0a, [9] = 255), NULL, 0);
+
+	(void)state;
+	assert_good(a);
+	assert_int_equal(a->in_length, sizeof(expected));
+	assert_memory_equal(a->in, expected, sizeof(expected));
+	disk.portals[1].group = 1; /* both in one */
+	scsi_nexus_free(disk.nexus);
+	disk.nexus = scsi_nexus_new(&disk.catalogue, &disk.target, "iqn.test:one");
+	disk_ready(disk.nexus);
+	a = disk_command(disk.nexus, CDB(OP_MAINTENANCE_IN, 0x0a, [9] = 255), NULL, 0);
+	assert_int_equal(a->in_length, 20);
+	assert_int_equal(a->in[4 + 7], 2);
+	assert_int_equal(get_be16(a->in + 18), 2);
+	a = disk_command(disk.nexus, CDB(OP_INQUIRY, [4] = 36), NULL, 0);
+	assert_int_equal(a->in[5], 0x10);
+}
+
+static void
 test_timestamp(void **state)
 {
 	const struct answer *a =
@@ -130,6 +154,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_diagnostic_pages, start, stop),
 		cmocka_unit_test_setup_teardown(test_no_defects, start, stop),
 		cmocka_unit_test_setup_teardown(test_task_management, start, stop),
+		cmocka_unit_test_setup_teardown(test_port_groups, start, stop),
 		cmocka_unit_test_setup_teardown(test_timestamp, start, stop),
 	};
 

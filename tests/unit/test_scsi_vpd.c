@@ -61,7 +61,7 @@ read_page(uint8_t page)
 static void
 test_supported_pages(void **state)
 {
-	static const uint8_t pages[] = {0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2};
+	static const uint8_t pages[] = {0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2};
 	const struct answer *a = read_page(0);
 
 	(void)state;
@@ -69,6 +69,20 @@ test_supported_pages(void **state)
 	assert_memory_equal(a->in + 4, pages, sizeof(pages));
 	for (size_t i = 0; i < sizeof(pages); i++)
 		read_page(pages[i]);
+}
+
+static void
+test_extended_inquiry(void **state)
+{
+	const struct answer *a = read_page(0x86);
+
+	(void)state;
+	assert_int_equal(a->in_length, 64);
+	assert_int_equal(a->in[4], 0);
+	assert_int_equal(a->in[5], 0x01);
+	assert_true(a->in[6] <= 1);
+	for (size_t i = 7; i < 64; i++)
+		assert_int_equal(a->in[i], 0);
 }
 
 /* The same after a restart, on every path; another volume's differs. */
@@ -222,6 +236,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_supported_pages, start, stop),
+		cmocka_unit_test_setup_teardown(test_extended_inquiry, start, stop),
 		cmocka_unit_test_setup_teardown(test_serial, start, stop),
 		cmocka_unit_test_setup_teardown(test_identification, start, stop),
 		cmocka_unit_test_setup_teardown(test_block_limits, start, stop),
