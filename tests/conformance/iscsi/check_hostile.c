@@ -1,0 +1,317 @@
+#include "config.h"
+#include "checks.h"
+
+#include "session.h"
+
+#include <stdio.h>
+
+/* Whatever comes of it on that connection, others are served. */
+static void
+unharmed(struct session *s)
+{
+	conn_is_quiet(s->conn, QUIET_MS);
+	conn_reset(s->conn);
+	expect_serving(s->test);
+}
+
+static void
+noise(struct test *t)
+{
+	struct session *s = session_connect(t);
+	uint8_t *bytes = take(t, 4096);
+	for (int i = 0; i < 4096; i++)
+		bytes[i] = (uint8_t)test_random(t);
+	sent(t, "4096 random bytes");
+	conn_write(s->conn, bytes, 4096);
+	unharmed(s);
+}
+
+static void
+noise_after_login(struct test *t)
+{
+	struct session *s = session_open(t, "");
+	uint8_t *bytes = take(t, 4096);
+	for (int i = 0; i < 4096; i++)
+		bytes[i] = (uint8_t)test_random(t);
+	sent(t, "4096 random bytes after login");
+	conn_write(s->conn, bytes, 4096);
+	unharmed(s);
+}
+
+static void
+noise_with_digests(struct test *t)
+{
+	struct session *s = session_open(t, "HeaderDigest=CRC32C\nDataDigest=CRC32C");
+	uint8_t *bytes = take(t, 4096);
+	for (int i = 0; i < 4096; i++)
+		bytes[i] = (uint8_t)test_random(t);
+	conn_write(s->conn, bytes, 4096);
+	unharmed(s);
+}
+
+static void
+web_request(struct test *t)
+{
+	struct session *s = session_connect(t);
+	conn_write(s->conn, "GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n", 50);
+	unharmed(s);
+}
+
+static void
+huge_login(struct test *t)
+{
+	struct session *s = session_connect(t);
+	uint8_t bhs[BHS_SIZE] = {
+		OP_LOGIN | IMMEDIATE, STAGES(SECURITY, OPERATIONAL), [5] = 0xff, 0xff, 0xff};
+	sent(t, "a Login Request that announces 16 MiB");
+	conn_write(s->conn, bhs, BHS_SIZE);
+	unharmed(s);
+}
+
+static void
+endless_keys(struct test *t)
+{
+	struct session *s = session_connect(t);
+	char keys[7200];
+	size_t used = 0;
+	for (int i = 0; i < 200; i++)
+		used += (size_t)snprintf(keys + used, sizeof keys - used,
+			"X-com.example.key%u=12345%s", i, i < 199 ? "\n" : "");
+	const struct pdu *p = login_step(s, CONTINUE | SECURITY << 2, with_names(s, keys));
+	for (int i = 0; i < 40 && login_status(p) == 0; i++)
+		p = login_step(s, CONTINUE | SECURITY << 2, keys);
+	expect(t, p == NULL || login_status(p) != 0, "a refusal sooner or later", "40 times more");
+	expect_serving(t);
+}
+
+static void
+endless_login(struct test *t)
+{
+	if (t->target->uri.user != NULL)
+		skip(t, "the URI has credentials");
+	struct session *s = session_connect(t);
+	const struct pdu *p = login_step(s, SECURITY << 2, with_names(s, "AuthMethod=None"));
+	for (int i = 0; i < 200 && login_status(p) == 0; i++)
+		p = login_step(s, SECURITY << 2, "");
+	prefer(t, login_status(p) != 0, "an end of a login that makes no progress",
+		"none after 200 requests");
+	expect_serving(t);
+}
+
+static void
+no_equals(struct test *t)
+{
+	struct session *s = session_connect(t);
+	unsigned status = login_status(login_step(s, STAGES(SECURITY, OPERATIONAL),
+		with_names(s, "AuthMethod=None\nnonsense without sign")));
+	expect(t, status == CLOSED || status >> 8 == 2, "a refusal", "status %04xh", status);
+	expect_serving(t);
+}
+
+static void
+no_nul(struct test *t)
+{
+	struct session *s = session_connect(t);
+	uint8_t bhs[BHS_SIZE] = {OP_LOGIN | IMMEDIATE, STAGES(SECURITY, OPERATIONAL)};
+	memcpy(bhs + 8, s->isid, 6);
+	sent(t, "keys without a NUL at the end");
+	send_pdu(s, bhs, "InitiatorName=iqn.2026-11.localhost:xyz", 39);
+	receive(s);
+	unharmed(s);
+}
+
+static void
+large_segment(struct test *t)
+{
+	struct session *s = session_open(t, "");
+	uint8_t bhs[BHS_SIZE];
+	begin_bhs(s, bhs, OP_NOP_OUT | IMMEDIATE, FINAL);
+	put32(bhs + 20, NO_TAG);
+	put24(bhs + 5, 0xffffff);
+	sent(t, "a NOP-Out that announces 16 MiB");
+	conn_write(s->conn, bhs, BHS_SIZE);
+	unsigned reason;
+	if (s->max_send >= 0xffffff)
+		skip(t, "the target takes 16 MiB");
+	sent(t, "a NOP-Out above MaxRecvDataSegmentLength");
+	(void)reason;
+	unharmed(s);
+}
+
+static void
+large_immediate(struct test *t)
+{
+	struct session *s = session_open(t, "FirstBurstLength=4096\nImmediateData=Yes");
+	uint8_t *bytes = take_pattern(t, 90, 8192);
+	uint8_t cdb[16];
+	if (s->first_burst >= 8192 || s->max_send < 8192)
+		skip(t, "FirstBurstLength is not 4096");
+	make_cdb(cdb, 0x2a, 0, blocks_of(s, 8192));
+	struct task *task = submit(s, cdb, FINAL | SCSI_WRITE | SIMPLE, 8192, bytes, 8192);
+	while (!task->done) {
+		const struct pdu *p = receive(s);
+		if (p == NULL || opcode_of(p) == OP_REJECT)
+			break;
+	}
+	expect(t, !task->done || task->status != GOOD, "an error", "status GOOD");
+	expect_serving(t);
+}
+
+static void
+data_out_past_end(struct test *t)
+{
+	struct session *s = session_open(t, "ImmediateData=No");
+	uint8_t *bytes = take_pattern(t, 91, 65536);
+	struct task *task = submit_write(s, 0, bytes, 8192, 0, 0);
+	task->manual = true;
+	await(task);
+	task->out_length = 65536;
+	uint8_t bhs[BHS_SIZE] = {OP_DATA_OUT, FINAL};
+	put32(bhs + 16, task->tag);
+	memcpy(bhs + 20, task->r2t->bhs + 20, 4);
+	put32(bhs + 40, 0xfffff000);
+	sent(t, "Data-Out at offset fffff000h");
+	send_pdu(s, bhs, bytes, 8192);
+	while (!task->done) {
+		const struct pdu *p = receive(s);
+		if (p == NULL || opcode_of(p) == OP_REJECT)
+			break;
+	}
+	expect(t, !task->done || task->status != GOOD, "an error", "status GOOD");
+	expect_serving(t);
+}
+
+static void
+more_than_asked(struct test *t)
+{
+	struct session *s = session_open(t, "ImmediateData=No");
+	uint8_t *bytes = take_pattern(t, 92, 65536);
+	uint8_t *guard = take_pattern(t, 93, 8192);
+	uint32_t next = blocks_of(s, 8192);
+	write_bytes(s, next, guard, 8192);
+	struct task *task = submit_write(s, 0, bytes, 8192, 0, 0);
+	task->manual = true;
+	await(task);
+	data_out(task, get32(task->r2t->bhs + 20), 0, 0, 8192, 0);
+	task->out = bytes;
+	data_out(task, get32(task->r2t->bhs + 20), 1, 8192, 8192, FINAL);
+	while (!task->done) {
+		const struct pdu *p = receive(s);
+		if (p == NULL || opcode_of(p) == OP_REJECT)
+			break;
+	}
+	expect_stored(session_open(t, ""), next, guard, 8192);
+}
+
+static void
+wrong_ahs(struct test *t)
+{
+	struct session *s = session_open(t, "");
+	uint8_t bhs[BHS_SIZE], ahs[8] = {0xff, 0xff, 1, 0};
+	begin_bhs(s, bhs, OP_SCSI, FINAL | SIMPLE);
+	put_lun(bhs, t->target->uri.lun);
+	sent(t, "an AHS that says it is longer than it is");
+	send_ahs(s, bhs, ahs, 8, NULL, 0);
+	unharmed(s);
+}
+
+static void
+longest_ahs(struct test *t)
+{
+	struct session *s = session_open(t, "");
+	uint8_t bhs[BHS_SIZE], ahs[1020] = {0};
+	begin_bhs(s, bhs, OP_SCSI, FINAL | SIMPLE);
+	put_lun(bhs, t->target->uri.lun);
+	sent(t, "1020 bytes of AHS");
+	send_ahs(s, bhs, ahs, sizeof ahs, NULL, 0);
+	unharmed(s);
+}
+
+static void
+hang_up_at_each_byte(struct test *t)
+{
+	uint8_t bhs[BHS_SIZE] = {OP_LOGIN | IMMEDIATE, STAGES(SECURITY, OPERATIONAL), [7] = 64};
+	for (size_t i = 0; i <= BHS_SIZE; i += 3) {
+		struct session *s = session_connect(t);
+		conn_write(s->conn, bhs, i);
+		if (i & 1)
+			conn_reset(s->conn);
+		else
+			conn_close(s->conn);
+	}
+	expect_serving(t);
+}
+
+static void
+reset_in_reads(struct test *t)
+{
+	for (int i = 0; i < 8; i++) {
+		struct session *s = session_open(t, "");
+		for (int j = 0; j < 4; j++)
+			submit_read(s, 0, blocks_of(s, 262144));
+		conn_reset(s->conn);
+	}
+	expect_serving(t);
+}
+
+static void
+reset_in_write(struct test *t)
+{
+	struct session *s = session_open(t, "ImmediateData=No");
+	uint8_t *bytes = take_pattern(t, 94, 65536);
+	struct task *task = submit_write(s, 0, bytes, 65536, 0, 0);
+	task->manual = true;
+	await(task);
+	data_out(task, get32(task->r2t->bhs + 20), 0, 0, 4096, 0);
+	conn_reset(s->conn);
+	expect_serving(t);
+}
+
+static void
+huge_expected_length(struct test *t)
+{
+	struct session *s = session_open(t, "");
+	uint8_t bhs[BHS_SIZE];
+	begin_bhs(s, bhs, OP_SCSI, FINAL | SCSI_READ | SIMPLE);
+	put_lun(bhs, t->target->uri.lun);
+	put32(bhs + 20, 0xffffffff);
+	sent(t, "TEST UNIT READY that expects 4 GiB");
+	send_pdu(s, bhs, NULL, 0);
+	const struct pdu *p = await_pdu(s, OP_SCSI_RESPONSE, get32(bhs + 16));
+	expect(t, p->bhs[3] == GOOD && get32(p->bhs + 44) == 0xffffffff, "U and all of it",
+		"status %02xh, residual %u", p->bhs[3], get32(p->bhs + 44));
+}
+
+static void
+many_connections(struct test *t)
+{
+	for (int i = 0; i < 16; i++)
+		session_connect(t);
+	expect_serving(t);
+}
+
+static const struct check checks[] = {
+	{"H01", MUST, "7.7", 0, "random bytes before login", noise},
+	{"H02", MUST, "7.7", 0, "random bytes after login", noise_after_login},
+	{"H03", MUST, "7.8", HDIGEST | DDIGEST, "random bytes with digests", noise_with_digests},
+	{"H04", MUST, "6.3", 0, "an HTTP request", web_request},
+	{"H05", MUST, "11.12", 0, "a Login Request of 16 MiB", huge_login},
+	{"H06", MUST, "6.2", 0, "a login of keys without end", endless_keys},
+	{"H07", MUST, "6.3", 0, "a login of steps without end", endless_login},
+	{"H08", MUST, "6.1", 0, "a key without = is refused", no_equals},
+	{"H09", MUST, "6.1", 0, "keys without NUL", no_nul},
+	{"H10", MUST, "13.12", 0, "a segment above MaxRecvDataSegmentLength", large_segment},
+	{"H11", MUST, "13.14", WRITABLE | BURSTY,
+		"immediate data above FirstBurstLength is an error", large_immediate},
+	{"H12", MUST, "11.7.6", WRITABLE, "Data-Out far outside of its write", data_out_past_end},
+	{"H13", MUST, "11.8.4", WRITABLE, "Data-Out of more than asked for touches nothing else",
+		more_than_asked},
+	{"H14", MUST, "11.2.2", 0, "an AHS that lies about its length", wrong_ahs},
+	{"H15", MUST, "11.2.2", 0, "the longest AHS", longest_ahs},
+	{"H16", MUST, "7.14", 0, "hanging up at any byte of a login", hang_up_at_each_byte},
+	{"H17", MUST, "7.14", 0, "resets with reads in flight", reset_in_reads},
+	{"H18", MUST, "7.14", WRITABLE, "a reset in the middle of a write", reset_in_write},
+	{"H19", MUST, "11.3.4", 0, "an expected length of 4 GiB for nothing", huge_expected_length},
+	{"H20", MUST, "7.5", 0, "16 connections that say nothing", many_connections},
+};
+const struct group hostile_group = {"hostile", "RFC 7143", checks, COUNT_OF(checks)};
