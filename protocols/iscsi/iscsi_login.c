@@ -335,6 +335,7 @@ iscsi_login_continue(struct iscsi_conn *conn)
 	reply->text = login->answer;
 	login->answer = NULL;
 	session->exp_cmdsn = login->cmdsn;
+	stream_established(conn->stream);
 	iscsi_reply_push(reply, login->answer_length, STATSN_ADVANCE);
 	iscsi_conn_event(conn, EVENT_LOGIN_DONE);
 	digests[0] = session->params.header_digest;

@@ -84,7 +84,9 @@ start_guarded() {
 	slabd_pid=$!
 	until grep -q '^ready' "$SLABD_LOG"; do
 		tries=$((tries + 1))
-		slabd_running && [ "$tries" -lt 400 ] || bail "slabd does not start"
+		if ! slabd_running || [ "$tries" -gt 400 ]; then
+			bail "slabd does not start"
+		fi
 		sleep 0.05
 	done
 	ISCSI=$(sed -n 's/^iscsi \([^ ]*\).*/\1/p' "$SLABD_LOG")
@@ -142,9 +144,7 @@ if have iscsi-ls && have iscsi-inq; then
 		skip "qemu's iSCSI driver with CHAP" "qemu-img is not installed"
 	fi
 	test_log
-	kill -TERM "$slabd_pid"
-	wait "$slabd_pid" && ok "slabd ends" || not_ok "slabd ends"
-	slabd_pid=
+	check "slabd ends" stop_slabd
 else
 	skip "libiscsi's tools with CHAP" "they are not installed"
 fi
