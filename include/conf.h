@@ -112,7 +112,7 @@ struct conf {
 	char *state;   /* directory; NULL: not given, the default; "none" */
 	char *control; /* "none"; NULL: not given, the default path */
 	unsigned loops;
-	unsigned connections;
+	unsigned connections, handshakes_per_address;
 	unsigned handshake_timeout, login_timeout, request_timeout, output_timeout; /* seconds */
 	bool insecure;
 	bool allow_faults; /* fault.h */

@@ -100,6 +100,7 @@
 #define LIMIT_OUTPUT_STALL   (60 * SECOND_NS)
 #define LIMIT_DRAIN          (10 * SECOND_NS)
 #define LIMIT_CONNECTIONS    1024
+#define LIMIT_STRANGERS      256 /* connections of one address before authentication */
 #define LIMIT_CONTROL_LINE   (64 * 1024)
 
 /* The daemon */

@@ -22,6 +22,7 @@ struct stream {
 	struct loop *loop;
 	void (*ready)(struct stream *stream, unsigned events); /* the owner's */
 	void *owner;
+	struct stranger *stranger; /* the server's, of a peer not known yet */
 };
 
 struct stream_ops {
@@ -37,6 +38,8 @@ struct stream_ops {
 	int (*finish)(struct stream *stream);
 	const char *(*peer)(const struct stream *stream);
 	const char *(*local)(const struct stream *stream);
+	/* Optional: see stream_established(). */
+	void (*established)(struct stream *stream);
 	/* Optional: as who the peer proved itself, and by what means the stream is secure. */
 	const char *(*identity)(const struct stream *stream);
 	const char *(*security)(const struct stream *stream);
@@ -81,6 +84,9 @@ stream_watch(struct stream *stream, unsigned events)
  * still be read from. 0, or -errno: close it.
  */
 int stream_finish(struct stream *stream);
+
+/* The protocol's handshake or login is done: the peer is no stranger any more. */
+void stream_established(struct stream *stream);
 
 /* Frees it. No callback afterwards. */
 void stream_close(struct stream *stream);

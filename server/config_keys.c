@@ -256,6 +256,11 @@ static const struct config_key limits_keys[] = {
 		.fallback = "1024",
 		.help = "Connections served at a time, NBD and iSCSI together; "
 			"one more is closed at once."},
+	{"handshakes_per_address", KEY_NUMBER, IN(conf, handshakes_per_address), .min = 1,
+		.max = LIMIT_CONNECTIONS_MAX, .fallback = "256",
+		.help = "Connections from one IPv4 address or IPv6 /64 that have not chosen an export "
+			"or logged in yet; one more is closed at once. "
+			"Loopback and unix sockets are exempt."},
 	{"handshake_timeout", KEY_NUMBER, IN(conf, handshake_timeout), .min = 1, .max = 3600,
 		.fallback = "10",
 		.help = "Seconds that an NBD client may take to choose an export, TLS included."},
@@ -328,7 +333,8 @@ const struct config_section *const config_sections[] = {&config_root, &config_vo
 	&target_section, &lun_section, &credential_section, &mutual_section, &initiator_section,
 	&algorithm_section, &limits_section, &tls_section, NULL};
 
-_Static_assert(LIMIT_CONNECTIONS == 1024, "limits: connections says its default in words");
+_Static_assert(LIMIT_CONNECTIONS == 1024 && LIMIT_STRANGERS == 256,
+	"limits: connections and handshakes_per_address say their defaults in words");
 _Static_assert(LIMIT_NBD_HANDSHAKE == 10 * SECOND_NS && LIMIT_ISCSI_LOGIN == 15 * SECOND_NS &&
 		       LIMIT_PARTIAL_IDLE == 30 * SECOND_NS && LIMIT_OUTPUT_STALL == 60 * SECOND_NS,
 	"limits: the timeouts say their defaults in words");

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 
 #include "limits.h"
+#include "strangers.h"
 
 static atomic_uint total;
 static atomic_int counts[LIMIT_LOOPS + 1];
@@ -32,8 +33,16 @@ detach_counted(struct stream *stream)
 }
 
 static void
+established_counted(struct stream *stream)
+{
+	strangers_leave(stream->stranger);
+	stream->stranger = NULL;
+}
+
+static void
 close_counted(struct stream *stream)
 {
+	established_counted(stream);
 	atomic_fetch_sub_explicit(&total, 1, memory_order_relaxed);
 	plain->close(stream);
 }
@@ -47,6 +56,7 @@ headcount_add(struct stream *stream, unsigned loop)
 		counted.attach = attach_counted;
 		counted.detach = detach_counted;
 		counted.close = close_counted;
+		counted.established = established_counted;
 	}
 	stream->ops = &counted;
 	atomic_fetch_add_explicit(&total, 1, memory_order_relaxed);

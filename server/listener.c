@@ -278,12 +278,12 @@ listeners_portals(size_t *count)
 }
 
 int
-listeners_start(unsigned connections)
+listeners_start(const struct conf *conf)
 {
 	for (size_t i = 0; i < nlisteners; i++) {
 		struct listener *listener = &listeners[i];
 		int rc = reception_start(&listener->reception, listener->fd, listener->frontend,
-			listener->portal, listener->text, connections);
+			listener->portal, listener->text, conf);
 
 		if (rc)
 			return rc;

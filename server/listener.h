@@ -26,8 +26,8 @@ int listeners_bind(struct error *error);
 /* iSCSI's, once bound; good for ever. */
 const struct portal *listeners_portals(size_t *count);
 
-/* Accepts from now on, at most so many connections at a time. 0 or -errno. */
-int listeners_start(unsigned connections);
+/* Accepts from now on, at most as many connections at a time as conf says. 0 or -errno. */
+int listeners_start(const struct conf *conf);
 
 /* "nbd 127.0.0.1:10809    disk0 (default export)", a line each, to stderr. */
 void listeners_print(const struct catalogue *catalogue);

@@ -136,7 +136,7 @@ serve(const struct conf *conf, uint64_t descriptors, struct error *error)
 	if (rc == 0)
 		rc = control_start();
 	if (rc == 0)
-		rc = listeners_start(conf->connections);
+		rc = listeners_start(conf);
 	if (rc == 0 && conf->stdio)
 		rc = stdio_start(error);
 	if (rc == 0) {

@@ -2,6 +2,7 @@
 #include "reception.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 #include "limits.h"
 #include "log.h"
 #include "secure.h"
+#include "strangers.h"
 
 #define WARN_EVERY (10 * SECOND_NS)
 #define PAUSE      SECOND_NS
@@ -36,9 +38,9 @@ take_handed(struct loop_task *task)
 	free(handed);
 }
 
-void
-reception_hand_over(const struct frontend *frontend, const struct portal *portal, int fd,
-	struct tls_context *secure)
+static void
+hand_over(const struct frontend *frontend, const struct portal *portal, int fd,
+	struct tls_context *secure, struct stranger *stranger)
 {
 	struct handed *handed = calloc(1, sizeof(*handed));
 	struct stream *stream = handed ? stream_plain_new(fd) : NULL;
@@ -53,14 +55,23 @@ reception_hand_over(const struct frontend *frontend, const struct portal *portal
 		else if (!handed)
 			close(fd);
 		free(handed);
+		strangers_leave(stranger);
 		return;
 	}
+	stream->stranger = stranger;
 	headcount_add(stream, index);
 	*handed = (struct handed){.task = {.run = take_handed},
 		.frontend = frontend,
 		.portal = portal,
 		.stream = outer};
 	loop_post(loop_by_index(index), &handed->task);
+}
+
+void
+reception_hand_over(const struct frontend *frontend, const struct portal *portal, int fd,
+	struct tls_context *secure)
+{
+	hand_over(frontend, portal, fd, secure, NULL);
 }
 
 /* A flood of clients must not become a flood of lines. */
@@ -95,21 +106,45 @@ pause_accepting(struct reception *reception)
 }
 
 static void
+take_connection(struct reception *reception, int fd, const struct sockaddr *peer)
+{
+	const struct portal *portal = reception->portal;
+	char who[64], why[160];
+	struct stranger *stranger;
+	int rc;
+
+	if (headcount_total() >= reception->connections) {
+		close(fd);
+		warn_seldom(reception, "refused", "the limit of connections is reached");
+		return;
+	}
+	rc = strangers_enter(peer, reception->handshakes_per_address, &stranger);
+	if (rc == 0) {
+		hand_over(reception->frontend, portal, fd,
+			portal && portal->tls ? secure_context() : NULL, stranger);
+		return;
+	}
+	close(fd);
+	strangers_text(peer, who, sizeof(who));
+	snprintf(why, sizeof(why), "%s: %s", who,
+		rc == -EUSERS ? "as many handshakes as an address may have are going on already"
+			      : strerror(-rc));
+	warn_seldom(reception, "refused", why);
+}
+
+static void
 accept_some(struct loop_watch *watch, unsigned events)
 {
 	struct reception *reception = container_of(watch, struct reception, watch);
 
 	(void)events;
 	for (unsigned i = 0; i < LIMIT_ACCEPTS; i++) {
-		int fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		struct sockaddr_storage peer = {.ss_family = AF_UNSPEC};
+		socklen_t length = sizeof(peer);
+		int fd = accept4(watch->fd, (void *)&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
-		if (fd >= 0 && headcount_total() >= reception->connections) {
-			close(fd);
-			warn_seldom(reception, "refused", "the limit of connections is reached");
-		} else if (fd >= 0) {
-			reception_hand_over(reception->frontend, reception->portal, fd,
-				reception->portal && reception->portal->tls ? secure_context()
-									    : NULL);
+		if (fd >= 0) {
+			take_connection(reception, fd, (const void *)&peer);
 		} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
 			   errno == ENOMEM) {
 			warn_seldom(reception, "could not accept", strerror(errno));
@@ -124,12 +159,15 @@ accept_some(struct loop_watch *watch, unsigned events)
 
 int
 reception_start(struct reception *reception, int fd, const struct frontend *frontend,
-	const struct portal *portal, const char *name, unsigned connections)
+	const struct portal *portal, const char *name, const struct conf *conf)
 {
 	int rc;
 
-	*reception = (struct reception){
-		.frontend = frontend, .portal = portal, .name = name, .connections = connections};
+	*reception = (struct reception){.frontend = frontend,
+		.portal = portal,
+		.name = name,
+		.connections = conf->connections,
+		.handshakes_per_address = conf->handshakes_per_address};
 	rc = loop_watch_start(loop_main(), &reception->watch, fd, LOOP_READ, accept_some);
 	reception->started = rc == 0;
 	return rc;

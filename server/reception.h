@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "conf.h"
 #include "frontend.h"
 #include "loop.h"
 #include "tls.h"
@@ -14,7 +15,7 @@ struct reception {
 	const struct frontend *frontend;
 	const struct portal *portal;
 	const char *name; /* the address, for warnings */
-	unsigned connections;
+	unsigned connections, handshakes_per_address;
 	uint64_t warned;     /* when */
 	unsigned unreported; /* refused since */
 	bool started;
@@ -24,9 +25,12 @@ struct reception {
 void reception_hand_over(const struct frontend *frontend, const struct portal *portal, int fd,
 	struct tls_context *secure);
 
-/* Refuses what would be more than `connections`, counted over all receptions. 0 or -errno. */
+/*
+ * Refuses what would be more connections than conf says, counted over all receptions, and more
+ * handshakes of one address. 0 or -errno.
+ */
 int reception_start(struct reception *reception, int fd, const struct frontend *frontend,
-	const struct portal *portal, const char *name, unsigned connections);
+	const struct portal *portal, const char *name, const struct conf *conf);
 
 /* Harmless when it was not started. */
 void reception_stop(struct reception *reception);

@@ -46,6 +46,7 @@ enter_transmission(
 	nbd_read_prepare(conn, &info);
 	conn->blk = blk;
 	conn->phase = NBD_REQUEST;
+	stream_established(conn->stream);
 	log_debug("%s: uses volume %s", blk_name(blk), volume_name(blk_volume(blk)));
 }
 

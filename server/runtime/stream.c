@@ -43,6 +43,13 @@ stream_finish(struct stream *stream)
 }
 
 void
+stream_established(struct stream *stream)
+{
+	if (stream->ops->established)
+		stream->ops->established(stream);
+}
+
+void
 stream_close(struct stream *stream)
 {
 	stream_detach(stream);

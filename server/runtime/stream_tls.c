@@ -763,6 +763,12 @@ security_tls(const struct stream *stream)
 	return tls_of(stream)->version;
 }
 
+static void
+established_tls(struct stream *stream)
+{
+	stream_established(tls_of(stream)->inner);
+}
+
 static const struct stream_ops tls_ops = {
 	.read = read_tls,
 	.write = write_tls,
@@ -771,6 +777,7 @@ static const struct stream_ops tls_ops = {
 	.detach = detach_tls,
 	.close = close_tls,
 	.finish = finish_tls,
+	.established = established_tls,
 	.peer = peer_tls,
 	.local = local_tls,
 	.identity = identity_tls,

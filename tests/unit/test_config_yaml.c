@@ -26,7 +26,7 @@ static const char whole[] =
 	"  targets:\n"
 	"    iqn.2026-11.net.example:db:\n"
 	"      luns: {3: db, 1: {volume: tmp, read_only: on}}\n"
-	"limits: {connections: 77}\n"
+	"limits: {connections: 77, handshakes_per_address: 7}\n"
 	"control: /run/x.sock\n"
 	"loops: 3\n"
 	"insecure: on\n";
@@ -64,6 +64,7 @@ whole_file_is_read(void **state)
 	assert_true(conf->targets[0].luns[0].read_only);
 	assert_string_equal(conf->targets[0].luns[1].volume, "db");
 	assert_int_equal(conf->connections, 77);
+	assert_int_equal(conf->handshakes_per_address, 7);
 	assert_int_equal(conf->loops, 3);
 	assert_true(conf->insecure);
 	assert_string_equal(conf->control, "/run/x.sock");

@@ -200,7 +200,7 @@ serve_while(const char *yaml, void (*body)(void))
 		fail_msg("%s", error.text);
 	assert_int_equal(loops_start(LOOPS), 0);
 	assert_int_equal(signals_watch(), 0);
-	assert_int_equal(listeners_start(config.conf.connections), 0);
+	assert_int_equal(listeners_start(&config.conf), 0);
 	naddresses = 0;
 	listeners_visit(take_port, NULL);
 	client = body;
