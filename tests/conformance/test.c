@@ -95,6 +95,10 @@ sent(struct test *t, const char *what, ...)
 	va_start(args, what);
 	vsnprintf(t->sent, sizeof t->sent, what, args);
 	va_end(args);
+	/* A diagnostic is one line. */
+	for (char *p = t->sent; *p != '\0'; p++)
+		if (*p == '\n')
+			*p = ' ';
 }
 
 void *

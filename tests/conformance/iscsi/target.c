@@ -47,6 +47,15 @@ probe_protection(struct session *s, struct target *target)
 	target->protected = task->status == GOOD && task->in_length >= 3 && (task->in[2] & 0x80);
 }
 
+/* Some targets take long to notice that a session is gone without a word. */
+static void
+leave(struct session *s, bool logged_in)
+{
+	if (logged_in)
+		logout(s, 0);
+	conn_close(s->conn);
+}
+
 /* Is it answered with CRC32C? */
 static bool
 probe_digest(struct test *t, const char *key)
@@ -56,7 +65,7 @@ probe_digest(struct test *t, const char *key)
 	snprintf(offer, sizeof offer, "%s=CRC32C,None", key);
 	bool agreed = login(s, offer) == 0 && answer(s, key) != NULL &&
 		      strcmp(answer(s, key), "CRC32C") == 0;
-	conn_close(s->conn);
+	leave(s, agreed);
 	return agreed;
 }
 
@@ -76,7 +85,7 @@ probe_discovery(struct test *t)
 	struct session *s = session_connect(t);
 	s->discovery = true;
 	bool agreed = login(s, "") == 0;
-	conn_close(s->conn);
+	leave(s, agreed);
 	return agreed;
 }
 
