@@ -77,6 +77,15 @@ make_memory(const struct conf_volume *conf, uint64_t size, struct memory_pool *p
 }
 
 static int
+refuse_populate(const struct conf_volume *conf, struct error *error)
+{
+	return error_set(error, -ENOMEM,
+		"populate: there is no memory for %" PRIu64 " bytes (%" PRIu64
+		" are left of what memory volumes may have)",
+		conf->size, storage_memory_cap() - storage_memory_used());
+}
+
+static int
 check_conf(const struct conf_volume *conf, struct error *error)
 {
 	struct rlimit locked = {0};
@@ -90,6 +99,10 @@ check_conf(const struct conf_volume *conf, struct error *error)
 	if (conf->populate && most < conf->size)
 		return error_set(error, -EINVAL,
 			"populate takes all of size, which is more than limit allows");
+	/* Before any of it is taken: what is not enough would push everybody else out of memory. */
+	if (conf->populate &&
+		!range_within(storage_memory_used(), conf->size, storage_memory_cap()))
+		return refuse_populate(conf, error);
 	if (conf->lock && geteuid() != 0 && getrlimit(RLIMIT_MEMLOCK, &locked) == 0 &&
 		locked.rlim_cur < most)
 		return error_set(error, -EPERM,
@@ -149,10 +162,7 @@ open_memory(
 	if (rc == -ENOENT && conf->save && strcmp(conf->save, conf->load) == 0)
 		rc = 0;
 	if (!rc && conf->populate && !populate(memory))
-		rc = error_set(error, -ENOMEM,
-			"populate: there is no memory for %" PRIu64 " bytes (%" PRIu64
-			" are left of what memory volumes may have)",
-			conf->size, storage_memory_cap() - storage_memory_used());
+		rc = refuse_populate(conf, error);
 	if (!rc && conf->save) {
 		memory->save = strdup(conf->save);
 		rc = memory->save ? 0 : error_set(error, -ENOMEM, "no memory");
