@@ -17,7 +17,7 @@ fds=()
 
 # hold ADDRESS:PORT: connects LIMIT times and says nothing.
 hold() {
-	local fd
+	local fd i
 	for ((i = 0; i < LIMIT; i++)); do
 		exec {fd}<>"/dev/tcp/${1%:*}/${1##*:}" || return
 		fds+=("$fd")
@@ -39,8 +39,8 @@ let_go() {
 	fds=()
 }
 
-# A closed connection is counted down when slabd has read its end.
-becomes_welcome() {
+# in_time COMMAND...: slabd reads of a login or an end in its own time.
+in_time() {
 	local _
 	for _ in {1..200}; do
 		"$@" && return
@@ -63,27 +63,38 @@ test_handshakes() {
 	check "another address" nbdinfo --size "nbd://$TWO:$nbd/disk0"
 	check "loopback" nbdinfo --size "nbd://127.0.0.1:$nbd/disk0"
 	let_go
-	check "the same address when they are gone" becomes_welcome nbdinfo --size "nbd://$ONE:$nbd/disk0"
+	check "the same address when they are gone" in_time nbdinfo --size "nbd://$ONE:$nbd/disk0"
 	hold "127.0.0.1:$nbd"
 	hold "127.0.0.1:$nbd"
 	check "more on loopback" is_greeted
 	let_go
 }
 
-# Each is done with its handshake before the next begins, and stays.
-test_established() {
-	dd if=/dev/zero of="$dir/zeroes" bs=1M count=64 status=none
-	check "more connections with an export" nbdcopy --connections=16 "$dir/zeroes" \
-		"nbd://$TWO:${NBD##*:}/disk0"
-	check "and over TLS" nbdcopy --connections=16 "$dir/zeroes" \
-		"nbds://alice@$TWO:${NBD##*:}/disk0?tls-psk-file=$dir/keys.psk"
-	for ((i = 0; i < 2 * LIMIT; i++)); do
-		iscsi-ls "iscsi://$TWO:${ISCSI##*:}" >/dev/null || break
-	done
-	[ "$i" = $((2 * LIMIT)) ] && ok "logins one after the other" || not_ok "logins one after the other"
+# has_sessions NUMBER: logged in, from a second address.
+has_sessions() {
+	[ "$(slabctl connections | grep -c "iscsi .*$TWO:.*disk0")" = "$1" ]
 }
 
-require nbdinfo nbdcopy iscsi-ls openssl
+# Each is done with its handshake before the next begins, and stays.
+test_established() {
+	local i sessions=()
+	dd if=/dev/zero of="$dir/zeroes" bs=1M count=64 status=none
+	check "more connections with an export" nbdcopy --threads=16 --connections=16 "$dir/zeroes" \
+		"nbd://$TWO:${NBD##*:}/disk0"
+	check "and over TLS" nbdcopy --threads=16 --connections=16 "$dir/zeroes" \
+		"nbds://alice@$TWO:${NBD##*:}/disk0?tls-psk-file=$dir/keys.psk"
+	for ((i = 1; i <= LIMIT + 2; i++)); do
+		iscsi-perf -m 1 -b 1 "iscsi://$TWO:${ISCSI##*:}/$IQN:disk0/0" \
+			>/dev/null 2>&1 &
+		sessions+=("$!")
+		in_time has_sessions "$i" || break
+	done
+	check "more iSCSI sessions" has_sessions $((LIMIT + 2))
+	kill "${sessions[@]}"
+	wait "${sessions[@]}"
+}
+
+require nbdinfo nbdcopy iscsi-ls iscsi-perf openssl
 ip link set lo up
 ip address add "$ONE/32" dev lo
 ip address add "$TWO/32" dev lo
