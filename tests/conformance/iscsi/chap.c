@@ -43,7 +43,7 @@ decode(const char *text, uint8_t *bytes)
 }
 
 static void
-encode(char *text, const uint8_t *bytes, size_t length, int form)
+encode(char *text, const uint8_t *bytes, size_t length, unsigned form)
 {
 	if (form == BASE64) {
 		strcpy(text, "0b");

@@ -212,7 +212,9 @@ reflection(struct test *t)
 {
 	struct chap chap = credentials(t);
 	chap.mutual = chap.reflect = true;
-	expect_refused(t, try(t, &chap));
+	unsigned status = try(t, &chap);
+	expect(t, status == CLOSED || status >> 8 == 2, "a closed connection", "status %04xh",
+		status);
 }
 
 /* The steps up to the challenge, then something else than a response. */
@@ -322,7 +324,8 @@ static const struct check checks[] = {
 		long_challenge},
 	{"C18", MUST, "12.1.3", CHAP | MUTUAL, "the target proves itself when asked to", mutual},
 	{"C19", MUST, "12.1.3", CHAP | MUTUAL, "its challenge may come in base64", mutual_base64},
-	{"C20", MUST, "9.2.1", CHAP | MUTUAL, "its own challenge sent back is refused", reflection},
+	{"C20", MUST, "9.2.1", CHAP | MUTUAL, "its own challenge sent back closes the connection",
+		reflection},
 	{"C21", MUST, "12.1.3", CHAP, "a response without a name is refused", no_name},
 	{"C22", MUST, "12.1.3", CHAP, "a name without a response is refused", no_response},
 	{"C23", MUST, "12.1.3", CHAP, "silence after the challenge leads nowhere", nothing},

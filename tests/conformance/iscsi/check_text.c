@@ -89,14 +89,12 @@ command_in_discovery(struct test *t)
 {
 	struct session *s = session_discover(t);
 	uint8_t bhs[BHS_SIZE];
-	unsigned reason;
 	begin_bhs(s, bhs, OP_SCSI, FINAL | SIMPLE);
 	sent(t, "a SCSI Command in a discovery session");
 	send_pdu(s, bhs, NULL, 0);
 	const struct pdu *p = receive(s);
 	expect(t, p == NULL || opcode_of(p) == OP_REJECT, "a Reject", "a PDU %02xh",
 		p != NULL ? opcode_of(p) : 0);
-	(void)reason;
 }
 
 static void

@@ -47,12 +47,15 @@ probe_protection(struct session *s, struct target *target)
 	target->protected = task->status == GOOD && task->in_length >= 3 && (task->in[2] & 0x80);
 }
 
-/* Some targets take long to notice that a session is gone without a word. */
+/* Some targets take long to notice that a session is gone without a word. What they answer is no matter
+ * here. */
 static void
 leave(struct session *s, bool logged_in)
 {
-	if (logged_in)
-		logout(s, 0);
+	uint8_t bhs[BHS_SIZE];
+	begin_bhs(s, bhs, OP_LOGOUT | IMMEDIATE, FINAL);
+	if (logged_in && send_pdu(s, bhs, NULL, 0))
+		receive(s);
 	conn_close(s->conn);
 }
 
@@ -119,7 +122,7 @@ target_probe(struct test *t)
 	};
 	for (size_t i = 0; i < sizeof facts / sizeof facts[0]; i++)
 		target->offers |= facts[i].there ? facts[i].need : 0;
-	logout(s, 0);
+	leave(s, true);
 }
 
 bool
