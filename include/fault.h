@@ -1,12 +1,12 @@
 /*
  * Faults on purpose: a layer of a volume that fails, delays or cuts short what its rules choose,
- *with the knobs of the kernel's fault injection (Documentation/fault-injection). A rule is a line
- *of text, the same in slabd.yaml, on the command line and in slabctl:
+ * with the knobs of the kernel's fault injection (Documentation/fault-injection). A rule is a line
+ * of text, the same in slabd.yaml, on the command line and in slabctl:
  *
  *	write+flush errno=EIO probability=10 times=3 seed=1
  *
  * slabd.yaml(5), FAULTS, says what each word means. The first rule that ends a request or cuts it
- *short decides about it; delays of several rules add up.
+ * short decides about it; delays of several rules add up.
  */
 #ifndef SLABD_FAULT_H
 #define SLABD_FAULT_H

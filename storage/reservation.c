@@ -189,7 +189,7 @@ reservation_forget(struct blk_handle *handle)
 	free(handle->port);
 }
 
-/* --- changes --- */
+/* Changes */
 
 static void begin_change(struct loop_task *task);
 
@@ -400,7 +400,7 @@ reservation_drop(struct blk_handle *handle, bool any)
 	pthread_mutex_unlock(&volume->lock);
 }
 
-/* --- a volume's life --- */
+/* A volume's life */
 
 int
 reservation_open(struct volume *volume, struct error *error)

@@ -47,7 +47,7 @@ sum_of(const char *text, size_t length)
 	return hash;
 }
 
-/* --- saving --- */
+/* Saving */
 
 static int
 fail(struct error *error, const char *what, const char *name)
@@ -163,7 +163,7 @@ out:
 	return rc;
 }
 
-/* --- loading --- */
+/* Loading */
 
 /* The next line, without its end; NULL: there is none. */
 static char *

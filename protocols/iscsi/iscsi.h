@@ -32,8 +32,7 @@ struct iscsi_conn;
 struct iscsi_session;
 struct iscsi_task;
 
-/* --- parameters (iscsi_keys.c)
- * -------------------------------------------------------------------- */
+/* parameters (iscsi_keys.c) */
 
 /* Values by the rows of the key table; booleans and choices are numbers too. No pointers: survives.
  */
@@ -100,8 +99,7 @@ uint16_t iscsi_keys_take(struct iscsi_negotiation *n, enum iscsi_stage stage, co
 /* The rows, for the manual and for tests: one line per key. False past the last. */
 bool iscsi_key_describe(unsigned row, char *line, size_t size);
 
-/* --- text (iscsi_text.c)
- * --------------------------------------------------------------------------- */
+/* text (iscsi_text.c) */
 
 /* The next key=value of a text: 1; 0 at the end; -EINVAL where it is malformed (RFC 7143 6.1). */
 int iscsi_pair_next(struct reader *text, struct iscsi_pair *pair);
@@ -136,8 +134,7 @@ struct iscsi_request;
 void iscsi_text_request(struct iscsi_conn *conn, const struct iscsi_request *request);
 void iscsi_exchange_close(struct iscsi_exchange *exchange);
 
-/* --- PDUs in (iscsi_pdu.c)
- * ------------------------------------------------------------------------- */
+/* PDUs in (iscsi_pdu.c) */
 
 /* A PDU that is not a SCSI Command or Data-Out, whole. */
 struct iscsi_request {
@@ -198,8 +195,7 @@ iscsi_crc_iov(uint32_t crc, const struct iovec *iov, unsigned niov, size_t skip,
 /* On the wire the digest is the complement, least significant byte first (RFC 7143 13.1). */
 void iscsi_crc_put(uint8_t out[4], uint32_t crc);
 
-/* --- PDUs out (iscsi_reply.c)
- * ----------------------------------------------------------------------- */
+/* PDUs out (iscsi_reply.c) */
 
 #define ISCSI_HEAD (ISCSI_BHS + 4) /* with its digest */
 #define ISCSI_TAIL 8               /* padding and digest of a data segment */
@@ -236,8 +232,7 @@ size_t iscsi_head_seal(struct iscsi_conn *conn, uint8_t head[ISCSI_HEAD]);
 size_t
 iscsi_tail_seal(struct iscsi_conn *conn, uint8_t tail[ISCSI_TAIL], size_t length, uint32_t crc);
 
-/* --- connections (iscsi_conn.c)
- * --------------------------------------------------------------------- */
+/* connections (iscsi_conn.c) */
 
 /* RFC 7143 8.1.2, the target's states. */
 enum iscsi_state {
@@ -320,8 +315,7 @@ struct iscsi_loop *iscsi_loop_of(struct loop *loop);
 /* Before the loops start. */
 void iscsi_loops_init(void);
 
-/* --- CHAP (iscsi_chap.c)
- * --------------------------------------------------------------------------- */
+/* CHAP (iscsi_chap.c) */
 
 #define ISCSI_CHAP_DIGEST 32 /* the longest */
 
@@ -360,8 +354,7 @@ bool iscsi_chap_response(uint32_t algorithm, uint8_t id, const char *secret,
 /* 6.1: hexadecimal after 0x, base64 after 0b, either case. Its length, or -EINVAL. */
 ssize_t iscsi_binary_decode(const char *text, size_t length, uint8_t *out, size_t room);
 
-/* --- login (iscsi_login.c)
- * -------------------------------------------------------------------------- */
+/* login (iscsi_login.c) */
 
 struct iscsi_login {
 	struct iscsi_negotiation negotiation;
@@ -389,8 +382,7 @@ void iscsi_login_finish(struct iscsi_conn *conn);
 void iscsi_login_continue(struct iscsi_conn *conn);
 void iscsi_login_free(struct iscsi_conn *conn);
 
-/* --- sessions (iscsi_session.c)
- * --------------------------------------------------------------------- */
+/* sessions (iscsi_session.c) */
 
 #define ISCSI_TASK_BUCKETS 64
 
@@ -480,8 +472,7 @@ bool iscsi_reserve(struct iscsi_session *session, struct iscsi_wait *wait, size_
 	enum iobuf_use use, void (*granted)(struct iscsi_wait *wait));
 void iscsi_wait_cancel(struct iscsi_session *session, struct iscsi_wait *wait);
 
-/* --- requests (iscsi_request.c)
- * ---------------------------------------------------------------------- */
+/* requests (iscsi_request.c) */
 
 /* Full feature phase: the header is complete, then the PDU is. */
 void iscsi_request_begin(struct iscsi_conn *conn);
@@ -494,8 +485,7 @@ void iscsi_ping(struct iscsi_conn *conn);
 /* The tasks a Logout waited for are gone. */
 void iscsi_logout_answer(struct iscsi_conn *conn);
 
-/* --- tasks (iscsi_task.c, iscsi_data.c)
- * --------------------------------------------------------------- */
+/* tasks (iscsi_task.c, iscsi_data.c) */
 
 #define ISCSI_BATCH 8 /* Data-In PDUs queued at once for one task */
 
@@ -576,8 +566,7 @@ void iscsi_data_solicit(struct iscsi_task *task);
 /* Queues Data-In and status. */
 void iscsi_data_reply(struct iscsi_task *task);
 
-/* --- task management (iscsi_tmf.c)
- * -------------------------------------------------------------------- */
+/* task management (iscsi_tmf.c) */
 
 struct iscsi_tmf {
 	TAILQ_ENTRY(iscsi_tmf) link;
@@ -595,8 +584,7 @@ void iscsi_tmf_settle(struct iscsi_session *session);
 void iscsi_tmf_sweep(struct iscsi_session *session, uint64_t now);
 void iscsi_tmf_drop(struct iscsi_session *session);
 
-/* --- caches (iscsi_target.c)
- * -------------------------------------------------------------------------- */
+/* caches (iscsi_target.c) */
 
 struct iscsi_caches {
 	struct slab_cache *conn, *login, *text, *session, *task, *reply, *held, *tmf, *left;

@@ -9,7 +9,7 @@
 #include "check.h"
 #include "loop.h"
 
-/* --- SEND DIAGNOSTIC --- */
+/* SEND DIAGNOSTIC */
 
 /* The default self-test only; no parameters are taken, and no background test. */
 bool
@@ -60,7 +60,7 @@ execute_send_diagnostic(struct scsi_task *task)
 	scsi_submit(task, BLK_READ, 0, 0, block, self_test_done);
 }
 
-/* --- RECEIVE DIAGNOSTIC RESULTS --- */
+/* RECEIVE DIAGNOSTIC RESULTS */
 
 /* Page 00h, the list of pages, is the only one; without PCV it is what was last asked for. */
 bool
@@ -83,7 +83,7 @@ execute_receive_diagnostic(struct scsi_task *task)
 	scsi_finish(task);
 }
 
-/* --- READ DEFECT DATA --- */
+/* READ DEFECT DATA */
 
 static uint32_t
 defect_allocation(const struct scsi_task *task)
@@ -109,7 +109,7 @@ execute_read_defect_data(struct scsi_task *task)
 	scsi_finish(task);
 }
 
-/* --- REPORT TARGET PORT GROUPS --- */
+/* REPORT TARGET PORT GROUPS */
 
 #define GROUP_ACTIVE_OPTIMIZED 0x00
 #define GROUP_SUPPORTS_THAT    0x01
@@ -173,7 +173,7 @@ execute_report_port_groups(struct scsi_task *task)
 /* Listeners are ports; each may be a group. */
 _Static_assert(4 + LIMIT_LISTENERS * 12 <= SCSI_PAGE_MAX, "every group fits the report");
 
-/* --- REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS --- */
+/* REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS */
 
 bool
 prepare_report_tmf(struct scsi_task *task)
@@ -198,7 +198,7 @@ execute_report_tmf(struct scsi_task *task)
 	scsi_finish(task);
 }
 
-/* --- REPORT TIMESTAMP --- */
+/* REPORT TIMESTAMP */
 
 bool
 prepare_report_timestamp(struct scsi_task *task)

@@ -32,7 +32,7 @@ execute_test_unit_ready(struct scsi_task *task)
 	scsi_finish(task);
 }
 
-/* --- REQUEST SENSE (SPC-4) --- */
+/* REQUEST SENSE (SPC-4) */
 
 bool
 prepare_request_sense(struct scsi_task *task)
@@ -64,7 +64,7 @@ execute_request_sense(struct scsi_task *task)
 	scsi_finish(task);
 }
 
-/* --- INQUIRY (SPC-4) --- */
+/* INQUIRY (SPC-4) */
 
 bool
 prepare_inquiry(struct scsi_task *task)
@@ -115,7 +115,7 @@ execute_inquiry(struct scsi_task *task)
 	scsi_finish(task);
 }
 
-/* --- READ CAPACITY (SBC-3) --- */
+/* READ CAPACITY (SBC-3) */
 
 /* A volume without a single block has no last one. */
 static bool
@@ -168,7 +168,7 @@ execute_read_capacity_16(struct scsi_task *task)
 	scsi_finish(task);
 }
 
-/* --- REPORT LUNS (SPC-4) --- */
+/* REPORT LUNS (SPC-4) */
 
 bool
 prepare_report_luns(struct scsi_task *task)
@@ -205,7 +205,7 @@ execute_report_luns(struct scsi_task *task)
 }
 _Static_assert(8 + 8 * LIMIT_SCSI_LUNS <= SCSI_PAGE_MAX, "every LUN fits the report");
 
-/* --- REPORT SUPPORTED OPERATION CODES (SPC-4) --- */
+/* REPORT SUPPORTED OPERATION CODES (SPC-4) */
 
 enum { REPORT_ALL, REPORT_OPCODE, REPORT_ACTION, REPORT_EITHER }; /* REPORTING OPTIONS */
 

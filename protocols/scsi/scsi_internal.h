@@ -20,7 +20,7 @@
 #include "scsi/scsi.h"
 #include "scsi/scsi_wire.h"
 
-/* --- the logical unit (scsi_unit.c) --- */
+/* The logical unit (scsi_unit.c) */
 
 /* What initiators may switch; all off when a unit is new. */
 enum {
@@ -163,14 +163,14 @@ scsi_unit_read_only(const struct scsi_unit *unit)
 	return unit->info.read_only || (unit->settings & UNIT_SWP);
 }
 
-/* --- nexus (scsi_lun.c) --- */
+/* Nexus (scsi_lun.c) */
 
 /* The unit a LUN names, opened when new. 0, -ENXIO: no such LUN, or -ENOMEM. */
 int scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit **unit);
 /* A task has left; the unit is let go when it was waited for. */
 void scsi_nexus_leave(struct scsi_unit *unit);
 
-/* --- the opcode table (scsi_cmd.c) --- */
+/* The opcode table (scsi_cmd.c) */
 
 enum {
 	ROW_ACTION = 1,  /* byte 1 holds a service action */
@@ -233,7 +233,7 @@ _Static_assert(SCSI_BLOCK_MAX >= LIMIT_SCSI_UNMAP * 16, "an UNMAP list fits");
 /* Sets task->scratch. False: BUSY is set. */
 bool scsi_scratch(struct scsi_task *task);
 
-/* --- sense (scsi_sense.c) --- */
+/* Sense (scsi_sense.c) */
 
 struct scsi_sense {
 	uint8_t key;
@@ -256,7 +256,7 @@ bool scsi_fail_busy(struct scsi_task *task);
 /* The one place where the block layer's errors become SCSI's; logs. task->blk says what failed. */
 void scsi_fail_errno(struct scsi_task *task, int rc);
 
-/* --- handlers --- */
+/* Handlers */
 
 /* scsi_rw.c */
 /* Blocks to task->offset and length, within the volume; false: 21/00 is set. */

@@ -67,7 +67,7 @@ allocation_length(const struct scsi_task *task)
 	return is_long(task) ? get_be16(task->cdb + 7) : task->cdb[4];
 }
 
-/* --- MODE SENSE --- */
+/* MODE SENSE */
 
 bool
 prepare_mode_sense(struct scsi_task *task)
@@ -146,7 +146,7 @@ execute_mode_sense(struct scsi_task *task)
 	scsi_finish(task);
 }
 
-/* --- MODE SELECT --- */
+/* MODE SELECT */
 
 bool
 prepare_mode_select(struct scsi_task *task)

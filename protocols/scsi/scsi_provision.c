@@ -11,7 +11,7 @@
 #define UNMAP_HEADER     8
 #define UNMAP_DESCRIPTOR 16
 
-/* --- UNMAP --- */
+/* UNMAP */
 
 bool
 prepare_unmap(struct scsi_task *task)
@@ -103,7 +103,7 @@ execute_unmap(struct scsi_task *task)
 		scsi_finish(task);
 }
 
-/* --- WRITE SAME --- */
+/* WRITE SAME */
 
 static bool
 no_data_out(const struct scsi_task *task)
@@ -207,7 +207,7 @@ execute_write_same(struct scsi_task *task)
 	start_write_same(task);
 }
 
-/* --- GET LBA STATUS --- */
+/* GET LBA STATUS */
 
 #define STATUS_HEADER     8
 #define STATUS_DESCRIPTOR 16

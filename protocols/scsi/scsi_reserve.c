@@ -39,7 +39,7 @@ own_index(const struct scsi_task *task, const struct reservation *r)
 	return reservation_find(r, task->nexus->initiator, task->nexus->port);
 }
 
-/* --- PERSISTENT RESERVE IN --- */
+/* PERSISTENT RESERVE IN */
 
 bool
 prepare_reserve_in(struct scsi_task *task)
@@ -159,7 +159,7 @@ execute_report_capabilities(struct scsi_task *task)
 	scsi_finish(task);
 }
 
-/* --- PERSISTENT RESERVE OUT --- */
+/* PERSISTENT RESERVE OUT */
 
 /* What a PERSISTENT RESERVE OUT asks for; made when its list is there. */
 struct reserve_out {
@@ -550,7 +550,7 @@ execute_reserve_out(struct scsi_task *task)
 	scsi_finish(task);
 }
 
-/* --- RESERVE and RELEASE (SPC-2 7.21, 7.16) --- */
+/* RESERVE and RELEASE (SPC-2 7.21, 7.16) */
 
 static int
 decide_nothing(void *arg, const struct reservation *before, struct reservation *after)

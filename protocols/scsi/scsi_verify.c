@@ -29,7 +29,7 @@ piece_of(const struct scsi_task *task)
 	return min_u64(task->length, round_down(LIMIT_IOBUF_PIECE, task->unit->info.block_size));
 }
 
-/* --- VERIFY --- */
+/* VERIFY */
 
 bool
 prepare_verify(struct scsi_task *task)
@@ -186,7 +186,7 @@ execute_write_and_verify(struct scsi_task *task)
 	scsi_submit(task, BLK_WRITE, BLK_FUA, task->offset, length, written_done);
 }
 
-/* --- ORWRITE --- */
+/* ORWRITE */
 
 /* One action against every other request (SBC-3 5.10), so no more than can be compared at once. */
 bool
@@ -280,7 +280,7 @@ execute_orwrite(struct scsi_task *task)
 	orwrite_read(task);
 }
 
-/* --- PRE-FETCH --- */
+/* PRE-FETCH */
 
 /* 0 blocks: to the end. */
 bool

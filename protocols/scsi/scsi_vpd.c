@@ -71,7 +71,7 @@ make_naa(const struct scsi_unit *unit)
 	return (get_be64(unit->info.uuid) & UINT64_C(0x0fffffffffffffff)) | UINT64_C(3) << 60;
 }
 
-/* --- the pages, without their header --- */
+/* The pages, without their header */
 
 static void put_supported(const struct scsi_task *task, struct writer *w);
 

@@ -5,12 +5,12 @@
  *	virtual_loops_start(2);             loops 0 and 1 and the main one; loop 0 is loop_current()
  *	... call code under test ...
  *	virtual_run_until_idle();           turns of all loops and works, until nothing is left to
- *do virtual_advance(3 * SECOND_NS);     the same, with each timer and sweep at its moment
+ * do virtual_advance(3 * SECOND_NS);     the same, with each timer and sweep at its moment
  *	virtual_loops_stop();
  *
  * A turn has the phases of loop.h in their order; its phase 1 asks the sources (stream_pipe.c's
- *streams). During a turn loop_current() is that loop; during a work it is NULL; between them it is
- *what virtual_as() said last. Works run in order of submission, by virtual_run_until_idle() or by
+ * streams). During a turn loop_current() is that loop; during a work it is NULL; between them it is
+ * what virtual_as() said last. Works run in order of submission, by virtual_run_until_idle() or by
  * work_inline_run(). loop_watch_start() says -ENOTSUP: there are no descriptors here.
  *
  * Link libslabd-virtual.a before libslabd-runtime.a.

@@ -3,7 +3,7 @@
  *
  *	struct stream_pipe *pipe = pipe_new();
  *	nbd_frontend.accept(loop, pipe_stream(pipe), NULL);    code under test attaches and owns the
- *stream pipe_limit_read(pipe, 1);                              one byte at a time, please
+ * stream pipe_limit_read(pipe, 1);                              one byte at a time, please
  *	pipe_feed(pipe, hello, sizeof(hello));
  *	virtual_run_until_idle();
  *	pipe_take(pipe, reply, sizeof(reply));                 what it answered
@@ -13,9 +13,9 @@
  *	pipe_free(pipe);
  *
  * ready() is called in phase 1 of the virtual loop's turns, as long as what is wanted is there:
- *readable when fed bytes, the end or an error are to be read, writable when there is room or an
- *error. Code that wants an event and does not act on it never comes to rest, and
- *virtual_run_until_idle() says so.
+ * readable when fed bytes, the end or an error are to be read, writable when there is room or an
+ * error. Code that wants an event and does not act on it never comes to rest, and
+ * virtual_run_until_idle() says so.
  *
  * The pipe is the test's and outlives the stream: its output can be read after stream_close().
  */

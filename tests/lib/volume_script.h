@@ -1,6 +1,6 @@
 /*
  * A scripted volume: true block layer, a driver under the test's command over a plain array of
- *bytes.
+ * bytes.
  *
  *	struct volume_script *s = volume_script_open(&(struct volume_script_options){.size = MIB});
  *	handle = blk_open(volume_script_volume(s), "test", false, &rc);
@@ -15,12 +15,12 @@
  *	volume_script_close(s);
  *
  * Without hold, each request is carried out and completed inside submit, as a memory volume does
- *it; blk_inline() says so, and is false while requests are held. What the driver does not do (options.missing, options.alignment) the block layer emulates: the
- *calls show by what. FLUSH and FUA appear as FLUSH calls if options.volatile_cache is set, else not
- *at all.
+ * it; blk_inline() says so, and is false while requests are held. What the driver does not do (options.missing, options.alignment) the block layer emulates: the
+ * calls show by what. FLUSH and FUA appear as FLUSH calls if options.volatile_cache is set, else not
+ * at all.
  *
  * storage_start(0) must have been called. Any loop may submit; the functions below may be called on
- *any thread, and take a lock.
+ * any thread, and take a lock.
  */
 #ifndef SLABD_VOLUME_SCRIPT_H
 #define SLABD_VOLUME_SCRIPT_H

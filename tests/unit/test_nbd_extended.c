@@ -68,7 +68,7 @@ expect_offset(unsigned type, uint64_t cookie, uint64_t offset)
 	assert_int_equal(chunk.offset, offset);
 }
 
-/* --- negotiation --- */
+/* Negotiation */
 
 static void
 test_negotiate(void **state)
@@ -150,7 +150,7 @@ test_status_payload_flag(void **state)
 	assert_false(flags_of("hidden", "disk0"));
 }
 
-/* --- commands --- */
+/* Commands */
 
 static void
 test_every_reply_echoes(void **state)
@@ -277,7 +277,7 @@ test_compact_header_closes(void **state)
 	assert_int_equal(peer_calls(&peer), 0);
 }
 
-/* --- block status --- */
+/* Block status */
 
 static void
 expect_status(uint64_t cookie, uint64_t offset, unsigned n, const uint64_t extents[][2])

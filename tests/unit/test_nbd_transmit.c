@@ -65,7 +65,7 @@ expect_in_step(void)
 	assert_true(peer_is_open(&peer));
 }
 
-/* --- commands --- */
+/* Commands */
 
 static void
 test_read_simple(void **state)
@@ -414,7 +414,7 @@ test_transmission_flags(void **state)
 		flags_of("disk0", false), always | NBD_FLAG_READ_ONLY | NBD_FLAG_SEND_CACHE);
 }
 
-/* --- refusals --- */
+/* Refusals */
 
 static void
 test_past_the_end(void **state)
@@ -650,7 +650,7 @@ test_errors_of_the_block_layer(void **state)
 	expect_in_step();
 }
 
-/* --- pipelining --- */
+/* Pipelining */
 
 /* Answers by cookie, since they may come in any order: structured replies are negotiated. */
 struct answer {
@@ -780,7 +780,7 @@ test_out_of_order(void **state)
 	expect_in_step();
 }
 
-/* --- back-pressure --- */
+/* Back-pressure */
 
 static void
 test_in_flight_limit(void **state)
@@ -893,7 +893,7 @@ test_output_blocked(void **state)
 	expect_in_step();
 }
 
-/* --- deadlines (R05) --- */
+/* Deadlines (R05) */
 
 static void
 test_stalled_output(void **state)
@@ -957,7 +957,7 @@ test_slow_payload_times_out(void **state)
 	expect_in_step();
 }
 
-/* --- the end --- */
+/* The end */
 
 /* The peer has seen the end of the stream; it is closed when the peer has ended too. */
 static void

@@ -18,7 +18,7 @@
 #include "reservation.h"
 #include "../../storage/storage.h"
 
-/* --- the file system --- */
+/* The file system */
 
 static unsigned calls, fail_at; /* 0: never */
 static bool power_cut;          /* at fail_at: nothing happens any more */
@@ -126,7 +126,7 @@ __wrap_mkdir(const char *path, mode_t mode)
 	return fails() ? -1 : __real_mkdir(path, mode);
 }
 
-/* --- reservations --- */
+/* Reservations */
 
 static char base[] = "/tmp/slabd-test.XXXXXX";
 static char directory[64], file[96], kept[96], fresh[96];

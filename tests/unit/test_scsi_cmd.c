@@ -134,7 +134,7 @@ test_cdb_length(void **state)
 	}
 }
 
-/* --- garbage --- */
+/* Garbage */
 
 static uint64_t seed;
 

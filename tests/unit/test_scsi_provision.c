@@ -51,7 +51,7 @@ count_calls(enum blk_op op)
 	return n;
 }
 
-/* --- UNMAP --- */
+/* UNMAP */
 
 static uint8_t list[8 + 16 * 300];
 
@@ -178,7 +178,7 @@ test_unmap_that_fails(void **state)
 	volume_script_hold(disk.script, false);
 }
 
-/* --- WRITE SAME --- */
+/* WRITE SAME */
 
 static const uint8_t *
 same_cdb(bool sixteen, uint8_t flags, uint64_t lba, uint32_t count)
@@ -310,7 +310,7 @@ test_write_same_that_fails(void **state)
 	assert_sense(disk_command(disk.nexus, same_cdb(true, 1, 0, 1000), NULL, 0), 3, 0x0c00);
 }
 
-/* --- GET LBA STATUS --- */
+/* GET LBA STATUS */
 
 static const struct answer *
 lba_status(uint64_t lba, uint32_t allocated)

@@ -44,7 +44,7 @@ stop(void **state)
 	return 0;
 }
 
-/* --- what is asked --- */
+/* What is asked */
 
 static const struct answer *
 reserve_out(struct scsi_nexus *nexus, unsigned action, unsigned type, uint64_t key,
@@ -146,7 +146,7 @@ assert_attention(struct scsi_nexus *nexus, unsigned code)
 	assert_good(disk_command(nexus, CDB(OP_TEST_UNIT_READY), NULL, 0));
 }
 
-/* --- tests --- */
+/* Tests */
 
 static void
 test_each_type(void **state)

@@ -271,7 +271,7 @@ unaligned_length(struct test *t)
 	expect_sync(s);
 }
 
-/* ---- read-only exports ---- */
+/* Read-only exports */
 
 static void
 read_only_write_is_an_error(struct test *t)

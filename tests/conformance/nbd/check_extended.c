@@ -210,7 +210,7 @@ refused_write_is_drained(struct test *t)
 	expect_sync(s);
 }
 
-/* ---- 64-bit lengths ---- */
+/* 64-bit lengths */
 
 /* Cut to 32 bits, the length would fit. */
 static struct reply *
@@ -276,7 +276,7 @@ whole_export_is_zeroed(struct test *t)
 		expect_stored(s, end_of(t) - block, NULL, block);
 }
 
-/* ---- status ---- */
+/* Status */
 
 static void
 status_is_wide(struct test *t)
@@ -338,7 +338,7 @@ base_needs_no_extended(struct test *t)
 		reply_name(type));
 }
 
-/* ---- BLOCK_STATUS with a payload ---- */
+/* BLOCK_STATUS with a payload */
 
 static void
 no_payload_flag_without_contexts(struct test *t)
@@ -430,7 +430,7 @@ unoffered_payload(struct test *t)
 	expect_sync(s);
 }
 
-/* ---- and the rest ---- */
+/* And the rest */
 
 static void
 pipelined(struct test *t)

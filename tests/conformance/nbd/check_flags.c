@@ -23,7 +23,7 @@ with_flags(struct session *s, uint16_t type, uint16_t flags)
 	return request(s, type, flags, 0, length, payload);
 }
 
-/* ---- FUA: "the server MUST accept all commands with this bit set" ---- */
+/* FUA: "the server MUST accept all commands with this bit set" */
 
 static void
 accept_fua(struct test *t, uint16_t type)
@@ -99,7 +99,7 @@ unoffered_fua(struct test *t)
 	expect_error(s, with_flags(s, CMD_WRITE, FUA), ERR_INVAL);
 }
 
-/* ---- unknown flags, and flags of other commands: EINVAL ---- */
+/* Unknown flags, and flags of other commands: EINVAL */
 
 static void
 refuse(struct test *t, uint16_t type, uint16_t flags)

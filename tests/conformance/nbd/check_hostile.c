@@ -164,7 +164,7 @@ long_payload_of_unknown_option(struct test *t)
 	expect_unharmed(bystander);
 }
 
-/* ---- hanging up ---- */
+/* Hanging up */
 
 static void
 hang_up_in_negotiation(struct test *t)
@@ -250,7 +250,7 @@ hang_up_during_reply(struct test *t)
 	expect_unharmed(bystander);
 }
 
-/* ---- requests ---- */
+/* Requests */
 
 /* Bytes in the transmission phase that are no request: no answer but an error. */
 static void
@@ -358,7 +358,7 @@ equal_cookies(struct test *t)
 	expect_unharmed(bystander);
 }
 
-/* ---- crowds ---- */
+/* Crowds */
 
 static void
 silent_crowd(struct test *t)
@@ -436,7 +436,7 @@ announced_writes(struct test *t)
 		ANNOUNCED * length >> 20);
 }
 
-/* ---- random bytes; --seed repeats them ---- */
+/* Random bytes; --seed repeats them */
 
 static void
 random_bytes(struct test *t)

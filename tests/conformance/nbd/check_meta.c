@@ -134,7 +134,7 @@ list_without_structured_is_answered(struct test *t)
 	option_expect_sync(s);
 }
 
-/* ---- broken forms ---- */
+/* Broken forms */
 
 static void
 expect_invalid(struct session *s, uint32_t option, const uint8_t *data, size_t length)
@@ -240,7 +240,7 @@ no_colon_selects_nothing(struct test *t)
 	expect_selection(s, false);
 }
 
-/* ---- SET ---- */
+/* SET */
 
 static void
 set_by_name(struct test *t)
@@ -351,7 +351,7 @@ set_long_query(struct test *t)
 	expect_contexts(open_chunked(t), OPT_SET_META_CONTEXT, 1, queries, 0);
 }
 
-/* ---- what replaces a selection, and what must not ---- */
+/* What replaces a selection, and what must not */
 
 static struct session *
 open_selected(struct test *t)

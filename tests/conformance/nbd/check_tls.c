@@ -34,7 +34,7 @@ go_tls(struct test *t, enum style style)
 	return s;
 }
 
-/* ---- NOTLS ---- */
+/* NOTLS */
 
 static void
 notls_refuses_starttls(struct test *t)
@@ -61,7 +61,7 @@ notls_never_requires_tls(struct test *t)
 		"no ERR_TLS_REQD without TLS", "ERR_TLS_REQD");
 }
 
-/* ---- the upgrade ---- */
+/* The upgrade */
 
 static void
 starttls_upgrades(struct test *t)
@@ -210,7 +210,7 @@ not_before_fixed_newstyle(struct test *t)
 	expect(t, type != REP_ACK, "NOTLS to a client that is not fixed newstyle", "ACK");
 }
 
-/* ---- versions ---- */
+/* Versions */
 
 /* Why a handshake of this version is refused, NULL if it is not. */
 static const char *
@@ -242,7 +242,7 @@ old_tls_is_refused(struct test *t)
 	expect(t, try_version(t, TLS1_VERSION) != NULL, "TLS 1.0 refused", "a handshake");
 }
 
-/* ---- FORCEDTLS ---- */
+/* FORCEDTLS */
 
 static void
 forced_list(struct test *t)
@@ -338,7 +338,7 @@ forced_old_client_is_not_told(struct test *t)
 	expect(t, type != REP_ERR_TLS_REQD, "a closed connection", "ERR_TLS_REQD");
 }
 
-/* ---- SELECTIVETLS ---- */
+/* SELECTIVETLS */
 
 static void
 selective_serves_options(struct test *t)
@@ -374,7 +374,7 @@ selective_export_name(struct test *t)
 	expect(t, conn_ends(s->conn), "a closed connection", "an answer");
 }
 
-/* ---- under TLS ---- */
+/* Under TLS */
 
 static void
 no_tls_required_under_tls(struct test *t)

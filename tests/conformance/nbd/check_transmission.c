@@ -308,7 +308,7 @@ cache_then_write(struct test *t)
 	expect_stored(s, 0, bytes, UNIT);
 }
 
-/* ---- DISC ---- */
+/* DISC */
 
 static void
 send_disconnect(struct session *s)
@@ -384,7 +384,7 @@ disconnect_with_flags(struct test *t)
 	expect(t, conn_ends(s->conn), "a closed connection", "a reply");
 }
 
-/* ---- lengths of 0 ---- */
+/* Lengths of 0 */
 
 static void
 expect_alive_after_empty(struct test *t, uint16_t type)
@@ -425,7 +425,7 @@ empty_cache(struct test *t)
 	expect_alive_after_empty(t, CMD_CACHE);
 }
 
-/* ---- the stream ---- */
+/* The stream */
 
 static void
 request_in_pieces(struct test *t)

@@ -30,7 +30,7 @@ static struct {
 	bool used[DISK_SIZE / PAGE]; /* pages that are no hole */
 } disk = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* ---- replies ---- */
+/* Replies */
 
 /* Replies that are kept back go when nothing follows for a while, or never if DISC does. */
 static bool
@@ -109,7 +109,7 @@ say_success(struct peer *p, const struct request *r)
 	return say_chunk(p, r, DONE, NONE, 0);
 }
 
-/* ---- the disk ---- */
+/* The disk */
 
 static void
 mark(uint64_t offset, uint64_t length, bool used)
@@ -186,7 +186,7 @@ run_end(uint64_t offset, uint64_t end)
 	return page * PAGE < end ? page * PAGE : end;
 }
 
-/* ---- READ ---- */
+/* READ */
 
 static bool
 say_data(struct peer *p, const struct request *r, uint16_t flags, uint64_t offset,
@@ -262,7 +262,7 @@ answer_read(struct peer *p, const struct request *r)
 	return said;
 }
 
-/* ---- BLOCK_STATUS ---- */
+/* BLOCK_STATUS */
 
 struct extent {
 	uint64_t length, flags;
@@ -308,7 +308,7 @@ answer_status(struct peer *p, const struct request *r)
 	       say(p, payload, length);
 }
 
-/* ---- the other commands ---- */
+/* The other commands */
 
 /* A lie may keep a write from other connections until this one flushes. */
 static void
@@ -342,7 +342,7 @@ do_command(struct peer *p, const struct request *r)
 	pthread_mutex_unlock(&disk.lock);
 }
 
-/* ---- what is wrong with a request ---- */
+/* What is wrong with a request */
 
 static uint16_t
 known_flags(const struct peer *p, uint16_t type)
@@ -412,7 +412,7 @@ judge(const struct peer *p, const struct request *r)
 	return 0;
 }
 
-/* ---- the stream ---- */
+/* The stream */
 
 /* The payload of a WRITE, in memory that grows as it comes; NULL if the connection ends. */
 static uint8_t *

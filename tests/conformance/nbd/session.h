@@ -82,7 +82,7 @@ struct session {
 	size_t reply_count, reply_room;
 };
 
-/* ---- handshake.c: from the greeting to the first option ---- */
+/* Handshake.c: from the greeting to the first option */
 
 struct session *session_connect(struct test *t);
 /* Reads the greeting. */
@@ -93,7 +93,7 @@ struct session *session_begin(struct test *t, uint32_t client_flags);
 struct session *session_open(struct test *t);
 void session_start_tls(struct session *s);
 
-/* ---- options.c ---- */
+/* Options.c */
 
 void option_send(struct session *s, uint32_t option, const void *data, size_t length);
 /* One reply. False if the connection ended. */
@@ -139,7 +139,7 @@ struct session *session_export(struct test *t, enum style style);
 /* The same, with base:allocation selected. */
 struct session *session_status(struct test *t, enum style style);
 
-/* ---- requests.c ---- */
+/* Requests.c */
 
 struct reply *submit(struct session *s, uint16_t type, uint16_t flags, uint64_t offset,
 	uint64_t length, const void *payload);
@@ -181,7 +181,7 @@ uint32_t block_of(const struct test *t);
 /* The end of what can be addressed. */
 uint64_t end_of(const struct test *t);
 
-/* ---- reply.c ---- */
+/* Reply.c */
 
 /* Reads one message of the server's into the reply it belongs to. False if the connection ended. */
 bool reply_read(struct session *s);
