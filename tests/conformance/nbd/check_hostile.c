@@ -28,6 +28,8 @@ expect_unharmed(struct session *bystander)
 	char before[sizeof bystander->test->sent];
 	struct test *t = bystander->test;
 	memcpy(before, t->sent, sizeof before);
+	/* A server that dies of it needs a moment to. */
+	(void)conn_is_quiet(bystander->conn, QUIET_MS);
 	struct reply *r = submit(bystander, CMD_READ, 0, 0, block_of(t), NULL);
 	await_or_close(bystander, r);
 	sent(t, "%s", before);
