@@ -171,7 +171,7 @@ take_bytes(struct peer *p, void *bytes, size_t length)
 			continue;
 		if (n <= 0) {
 			if (lying(LIE_HANGUP_KILLS) && length > 1)
-				_exit(1);
+				raise(SIGKILL);
 			return false;
 		}
 		at += n;
@@ -192,7 +192,7 @@ give_bytes(struct peer *p, const void *bytes, size_t length)
 			continue;
 		if (n <= 0) {
 			if (lying(LIE_RESET_KILLS))
-				_exit(1);
+				raise(SIGKILL);
 			return false;
 		}
 		at += n;
