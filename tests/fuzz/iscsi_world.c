@@ -31,8 +31,6 @@ static const struct portal portals[] = {
 };
 
 static struct catalogue catalogue;
-static struct world the_world;
-static bool drained;
 
 static void
 keep_catalogue(struct catalogue *unused)
@@ -41,18 +39,9 @@ keep_catalogue(struct catalogue *unused)
 }
 
 static void
-make_world(void)
+publish_targets(struct volume *volume)
 {
-	struct volume_script_options options = {
-		.name = "disk", .size = WORLD_SIZE, .volatile_cache = true};
-
-	/* What goes wrong is the fuzzer's doing. */
-	log_set_level(LOG_LEVEL_ERROR);
-	virtual_loops_start(1);
-	the_world.loop = loop_by_index(0);
-	CHECK(iobuf_start() == 0 && storage_start(0) == 0 && iscsi_frontend.start() == 0);
-	the_world.script = volume_script_open(&options);
-	luns[0].volume = luns[1].volume = volume_script_volume(the_world.script);
+	luns[0].volume = luns[1].volume = volume;
 	catalogue = (struct catalogue){.references = 1,
 		.targets = targets,
 		.ntargets = ARRAY_SIZE(targets),
@@ -64,24 +53,17 @@ make_world(void)
 	catalogue_publish(&catalogue);
 }
 
+static struct world the_world = {.frontend = &iscsi_frontend, .publish = publish_targets};
+
 struct world *
 world_begin(void)
 {
-	if (!the_world.loop)
-		make_world();
+	world_open(&the_world);
 	memset(volume_script_data(the_world.script), 0x5a, WORLD_SIZE);
-	the_world.pipe = pipe_new();
 	pipe_set_peer(the_world.pipe, "10.0.0.7:41332", "10.0.0.1:3260");
 	iscsi_frontend.accept(the_world.loop, pipe_stream(the_world.pipe), &portals[0]);
 	virtual_run_until_idle();
 	return &the_world;
-}
-
-void
-world_feed(struct world *world, const void *data, size_t size)
-{
-	pipe_feed(world->pipe, data, size);
-	virtual_run_until_idle();
 }
 
 void
@@ -138,55 +120,4 @@ world_check_output(struct world *world, bool digests)
 		length -= pdu;
 	}
 	pipe_take(world->pipe, NULL, SIZE_MAX);
-}
-
-void
-world_complete_all(struct world *world)
-{
-	volume_script_hold(world->script, false);
-	while (volume_script_held(world->script)) {
-		volume_script_complete_all(world->script, 0);
-		virtual_run_until_idle();
-	}
-}
-
-void
-world_drain(struct world *world)
-{
-	drained = true;
-	iscsi_frontend.drain(world->loop);
-	virtual_run_until_idle();
-}
-
-void
-world_end(struct world *world)
-{
-	bool again = volume_broken(volume_script_volume(world->script)) || drained;
-	unsigned in_flight;
-
-	if (!pipe_closed(world->pipe)) {
-		pipe_set_room(world->pipe, SIZE_MAX);
-		iscsi_frontend.abort(world->loop);
-		virtual_run_until_idle();
-	}
-	world_complete_all(world);
-	CHECK(pipe_closed(world->pipe));
-	CHECK(iscsi_frontend.connections(world->loop, &in_flight) == 0 && in_flight == 0);
-	CHECK(iobuf_reserved(0) == 0);
-	pipe_free(world->pipe);
-	world->pipe = NULL;
-	volume_script_forget(world->script);
-	for (unsigned op = 0; op < BLK_OPS; op++)
-		volume_script_fail(world->script, op, 0, 0);
-	again = again || volume_broken(volume_script_volume(world->script));
-	drained = false;
-	if (!again)
-		return;
-	catalogue_publish(NULL);
-	volume_script_close(world->script);
-	virtual_run_until_idle();
-	iscsi_frontend.stop();
-	storage_stop();
-	virtual_loops_stop();
-	make_world();
 }

@@ -23,8 +23,6 @@ static struct export exports[] = {
 };
 
 static struct catalogue catalogue;
-static struct world the_world;
-static bool drained;
 
 static void
 keep_catalogue(struct catalogue *unused)
@@ -44,20 +42,7 @@ publish_exports(struct volume *volume)
 	catalogue_publish(&catalogue);
 }
 
-static void
-make_world(void)
-{
-	struct volume_script_options options = {
-		.name = "disk", .size = WORLD_SIZE, .volatile_cache = true};
-
-	/* What goes wrong is the fuzzer's doing. */
-	log_set_level(LOG_LEVEL_ERROR);
-	virtual_loops_start(1);
-	the_world.loop = loop_by_index(0);
-	CHECK(iobuf_start() == 0 && nbd_frontend.start() == 0 && storage_start(0) == 0);
-	the_world.script = volume_script_open(&options);
-	publish_exports(volume_script_volume(the_world.script));
-}
+static struct world the_world = {.frontend = &nbd_frontend, .publish = publish_exports};
 
 /* Data and holes of several lengths, the same for each input. */
 static void
@@ -74,80 +59,17 @@ restore_volume(struct world *world)
 struct world *
 world_begin(void)
 {
-	if (!the_world.loop)
-		make_world();
+	world_open(&the_world);
 	restore_volume(&the_world);
-	the_world.pipe = pipe_new();
 	nbd_frontend.accept(the_world.loop, pipe_stream(the_world.pipe), NULL);
 	virtual_run_until_idle();
 	return &the_world;
 }
 
 void
-world_feed(struct world *world, const void *data, size_t size)
-{
-	pipe_feed(world->pipe, data, size);
-	virtual_run_until_idle();
-}
-
-void
 world_require_tls(bool require)
 {
 	catalogue.tls = require ? TLS_REQUIRE : TLS_OFF;
-}
-
-void
-world_complete_all(struct world *world)
-{
-	volume_script_hold(world->script, false);
-	while (volume_script_held(world->script)) {
-		volume_script_complete_all(world->script, 0);
-		virtual_run_until_idle();
-	}
-}
-
-void
-world_drain(struct world *world)
-{
-	drained = true;
-	nbd_frontend.drain(world->loop);
-	virtual_run_until_idle();
-}
-
-void
-world_end(struct world *world)
-{
-	unsigned in_flight;
-
-	if (!pipe_closed(world->pipe)) {
-		pipe_set_room(world->pipe, SIZE_MAX);
-		nbd_frontend.abort(world->loop);
-		virtual_run_until_idle();
-	}
-	world_complete_all(world);
-	CHECK(pipe_closed(world->pipe));
-	CHECK(nbd_frontend.connections(world->loop, &in_flight) == 0 && in_flight == 0);
-	CHECK(iobuf_reserved(0) == 0);
-	pipe_free(world->pipe);
-	world->pipe = NULL;
-	volume_script_forget(world->script);
-	for (unsigned op = 0; op < BLK_OPS; op++)
-		volume_script_fail(world->script, op, 0, 0);
-	if (drained) {
-		nbd_frontend.stop();
-		CHECK(nbd_frontend.start() == 0);
-		drained = false;
-	}
-	/* A failed sync has broken it for good. */
-	if (volume_broken(volume_script_volume(world->script))) {
-		catalogue_publish(NULL);
-		volume_script_close(world->script);
-		virtual_run_until_idle();
-		nbd_frontend.stop();
-		storage_stop();
-		virtual_loops_stop();
-		make_world();
-	}
 }
 
 static void
