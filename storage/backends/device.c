@@ -304,28 +304,14 @@ reopen_device(void *state, uint64_t least, uint64_t *size, struct error *error)
 {
 	struct device *device = state;
 	struct image *image = &device->image;
-	uint64_t now;
-	int fd, rc;
+	int fd;
 
 	/* O_EXCL is ours alone: let go of it first. */
 	image_replace(image, -1);
 	fd = open_exclusively(image->path, image->read_only, error);
 	if (fd < 0)
 		return fd;
-	if (fdatasync(fd) < 0) {
-		rc = -errno;
-		close(fd);
-		return error_set(error, rc, "%s: sync failed: %s", image->path, strerror(-rc));
-	}
-	image_replace(image, fd);
-	now = image_measure(image);
-	if (now < least)
-		return error_set(error, -EINVAL,
-			"%s has %" PRIu64 " bytes, fewer than the volume's %" PRIu64, image->path,
-			now, least);
-	atomic_store(&image->told, false);
-	*size = least;
-	return 0;
+	return image_resume(image, fd, least, size, error);
 }
 
 static int

@@ -439,7 +439,6 @@ reopen_file(void *state, uint64_t least, uint64_t *size, struct error *error)
 {
 	struct file *file = state;
 	struct image *image = &file->image;
-	uint64_t now;
 	int fd, rc;
 
 	/* Its lock goes with it. */
@@ -450,23 +449,11 @@ reopen_file(void *state, uint64_t least, uint64_t *size, struct error *error)
 	rc = lock_file(fd, image->path, image->read_only, error);
 	if (!rc && image->direct && (rc = set_direct(fd)) < 0)
 		error_set(error, rc, "%s: O_DIRECT: %s", image->path, strerror(-rc));
-	if (!rc && fdatasync(fd) < 0) {
-		rc = -errno;
-		error_set(error, rc, "%s: sync failed: %s", image->path, strerror(-rc));
-	}
 	if (rc) {
 		close(fd);
 		return rc;
 	}
-	image_replace(image, fd);
-	now = image_measure(image);
-	if (now < least)
-		return error_set(error, -EINVAL,
-			"%s has %" PRIu64 " bytes, fewer than the volume's %" PRIu64, image->path,
-			now, least);
-	atomic_store(&image->told, false);
-	*size = least;
-	return 0;
+	return image_resume(image, fd, least, size, error);
 }
 
 static uint64_t

@@ -296,3 +296,25 @@ image_replace(struct image *image, int fd)
 	if (other >= 0)
 		close(other);
 }
+
+int
+image_resume(struct image *image, int fd, uint64_t least, uint64_t *size, struct error *error)
+{
+	uint64_t now;
+	int rc;
+
+	if (fdatasync(fd) < 0) {
+		rc = -errno;
+		close(fd);
+		return error_set(error, rc, "%s: sync failed: %s", image->path, strerror(-rc));
+	}
+	image_replace(image, fd);
+	now = image_measure(image);
+	if (now < least)
+		return error_set(error, -EINVAL,
+			"%s has %" PRIu64 " bytes, fewer than the volume's %" PRIu64, image->path,
+			now, least);
+	atomic_store(&image->told, false);
+	*size = least;
+	return 0;
+}

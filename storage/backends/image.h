@@ -55,4 +55,11 @@ int image_fallocate(struct image *image, int mode, uint64_t offset, uint64_t len
  * whoever still uses it gets -ENODEV. */
 void image_replace(struct image *image, int fd);
 
+/*
+ * The end of a clear (promises section 3 (4)): fd, which it takes over, is a new description; its first
+ * sync shows what is still wrong. 0 with *size = least, or -errno with *error: the sync failed, or there
+ * are fewer bytes than `least`.
+ */
+int image_resume(struct image *image, int fd, uint64_t least, uint64_t *size, struct error *error);
+
 #endif
