@@ -274,6 +274,8 @@ bool scsi_use_out(struct scsi_task *task, size_t length);
 unsigned scsi_write_flags(const struct scsi_task *task, bool fua);
 void scsi_submit(struct scsi_task *task, enum blk_op op, unsigned flags, uint64_t offset,
 	uint64_t length, void (*done)(struct blk_request *request));
+/* A block request within a task has ended. True: it failed, and the task is over with its sense. */
+bool scsi_step_failed(struct scsi_task *task, const struct blk_request *request);
 struct scsi_task *scsi_task_of(struct blk_request *request);
 bool prepare_read(struct scsi_task *task);
 void execute_read(struct scsi_task *task);

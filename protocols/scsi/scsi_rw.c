@@ -99,6 +99,16 @@ prepare_read(struct scsi_task *task)
 	return true;
 }
 
+bool
+scsi_step_failed(struct scsi_task *task, const struct blk_request *request)
+{
+	if (request->rc >= 0)
+		return false;
+	scsi_fail_errno(task, request->rc);
+	scsi_complete(task);
+	return true;
+}
+
 static void
 read_done(struct blk_request *request)
 {
@@ -124,11 +134,8 @@ fua_flush_done(struct blk_request *request)
 {
 	struct scsi_task *task = scsi_task_of(request);
 
-	if (request->rc < 0) {
-		scsi_fail_errno(task, request->rc);
-		scsi_complete(task);
+	if (scsi_step_failed(task, request))
 		return;
-	}
 	start_read(task);
 }
 

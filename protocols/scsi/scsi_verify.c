@@ -88,11 +88,8 @@ verify_read_done(struct blk_request *request)
 	struct scsi_task *task = scsi_task_of(request);
 	int64_t different = -1;
 
-	if (request->rc < 0) {
-		scsi_fail_errno(task, request->rc);
-		scsi_complete(task);
+	if (scsi_step_failed(task, request))
 		return;
-	}
 	if (bytchk(task) != CHECK_MEDIUM)
 		different = find_difference(
 			task, task->in.iov[0].iov_base, request->length, task->verified);
@@ -154,11 +151,8 @@ written_done(struct blk_request *request)
 {
 	struct scsi_task *task = scsi_task_of(request);
 
-	if (request->rc < 0) {
-		scsi_fail_errno(task, request->rc);
-		scsi_complete(task);
+	if (scsi_step_failed(task, request))
 		return;
-	}
 	verify_piece(task);
 }
 
@@ -229,11 +223,8 @@ orwrite_read_done(struct blk_request *request)
 	size_t block = task->unit->info.block_size, length = (size_t)task->length;
 	bool fua = task->cdb[1] & CDB_FUA;
 
-	if (request->rc < 0) {
-		scsi_fail_errno(task, request->rc);
-		scsi_complete(task);
+	if (scsi_step_failed(task, request))
 		return;
-	}
 	for (size_t at = 0; at < length; at += block) {
 		iov_to(in->iov, in->niov, at, old, block);
 		iov_to(task->out.iov, task->out.niov, at, data, block);
