@@ -1,12 +1,14 @@
 #include "config.h"
 #include "target.h"
 
+#include "conn.h"
 #include "session.h"
 
 #include <stdio.h>
 
 const char program_name[] = "iscsicheck";
 const char program_subject[] = "logical unit";
+const char program_peer[] = "target";
 const char program_uris[] =
 	"iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN[?target_user=NAME&target_password=SECRET]";
 
@@ -17,6 +19,12 @@ target_open(struct target *target, const char *uri, char *why, size_t why_size)
 {
 	target->uri_text = uri;
 	return uri_parse(uri, &target->uri, why, why_size);
+}
+
+int
+target_connect(const struct target *target, int64_t left_ns, int *error)
+{
+	return conn_connect_tcp(target->uri.host, target->uri.port, left_ns, error);
 }
 
 void

@@ -40,7 +40,7 @@ struct target {
 };
 
 /* What main.c and report.c say of this program. */
-extern const char program_name[], program_subject[], program_uris[];
+extern const char program_name[], program_subject[], program_peer[], program_uris[];
 
 /* 0, or -1 with the reason in why. */
 int target_open(struct target *target, const char *uri, char *why, size_t why_size);

@@ -79,7 +79,7 @@ starttls_with_data(struct test *t)
 	type = option_try(s, OPT_STARTTLS, NULL, 0);
 	if (type == 0)
 		return;
-	expect(t, type == REP_ACK && conn_start_tls(s->conn, 0, 0), "STARTTLS to work without data",
+	expect(t, type == REP_ACK && session_handshake(s, 0, 0), "STARTTLS to work without data",
 		"%s", reply_name(type));
 	option_expect_sync(s);
 }
@@ -143,7 +143,7 @@ injected_options_do_not_count(struct test *t)
 	if (!option_read(s, OPT_STARTTLS, &reply))
 		return;
 	expect(t, reply.type == REP_ACK, "ACK", "%s", reply_name(reply.type));
-	if (!conn_start_tls(s->conn, 0, 0))
+	if (!session_handshake(s, 0, 0))
 		return; /* the option was taken for a broken handshake */
 	option_go(s);
 	expect_faultless(s, request(s, CMD_READ, 0, 0, block_of(t), NULL), FAULT_CHUNK);
@@ -181,7 +181,7 @@ other_sessions_go_on(struct test *t)
 	option_go(b);
 	expect_sync(b);
 	expect_sync(session_export(t, COMPACT));
-	expect(t, conn_start_tls(a->conn, 0, 0), "the handshake that waited", "a failure");
+	expect(t, session_handshake(a, 0, 0), "the handshake that waited", "a failure");
 	option_expect_sync(a);
 }
 
@@ -218,7 +218,7 @@ try_version(struct test *t, int version)
 {
 	struct session *s = open_clear(t);
 	option_expect(s, OPT_STARTTLS, NULL, 0, REP_ACK);
-	return conn_start_tls(s->conn, version, version) ? NULL : conn_tls_error(s->conn);
+	return session_handshake(s, version, version) ? NULL : conn_tls_error(s->conn);
 }
 
 static void

@@ -41,13 +41,19 @@ session_begin(struct test *t, uint32_t client_flags)
 	return s;
 }
 
+bool
+session_handshake(struct session *s, int min_version, int max_version)
+{
+	return conn_start_tls(s->conn, target_new_tls(s->test->target, min_version, max_version));
+}
+
 void
 session_start_tls(struct session *s)
 {
 	uint32_t type = option_ask(s, OPT_STARTTLS, NULL, 0);
 	if (type != REP_ACK)
 		fail(s->test, "STARTTLS answered with ACK", "%s", reply_name(type));
-	if (!conn_start_tls(s->conn, 0, 0))
+	if (!session_handshake(s, 0, 0))
 		fail(s->test, "a TLS handshake", "%s", conn_tls_error(s->conn));
 }
 

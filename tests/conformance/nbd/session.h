@@ -92,6 +92,8 @@ struct session *session_begin(struct test *t, uint32_t client_flags);
 /* Up to the option haggling, behind TLS if the target wants it. */
 struct session *session_open(struct test *t);
 void session_start_tls(struct session *s);
+/* The handshake after STARTTLS; min and max are TLS versions, 0 for any. False if it did not come to be. */
+bool session_handshake(struct session *s, int min_version, int max_version);
 
 /* Options.c */
 

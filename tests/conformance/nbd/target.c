@@ -1,16 +1,19 @@
 #include "config.h"
 #include "target.h"
 
+#include "conn.h"
 #include "session.h"
 
 #include <errno.h>
 #include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 const char program_name[] = "nbdcheck";
 const char program_subject[] = "export";
+const char program_peer[] = "server";
 const char program_uris[] = "nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds and "
 			    "nbds+unix with TLS";
 
@@ -138,6 +141,45 @@ target_open(struct target *target, const char *uri, char *why, size_t why_size)
 		SSL_CTX_set_cipher_list(target->ssl, "kECDHEPSK:kDHEPSK:kPSK");
 	}
 	return 0;
+}
+
+int
+target_connect(const struct target *target, int64_t left_ns, int *error)
+{
+	const struct uri *uri = &target->uri;
+	if (uri->unix_socket)
+		return conn_connect_unix(uri->socket, uri->socket_length, left_ns);
+	return conn_connect_tcp(uri->host, uri->port != NULL ? uri->port : "10809", left_ns, error);
+}
+
+/* The name that the certificate must bear, unless the address or the user says otherwise. */
+static void
+set_verification(SSL *ssl, const struct uri *uri)
+{
+	const char *name = uri->tls_hostname != NULL ? uri->tls_hostname : uri->host;
+	if (name == NULL || name[0] == '\0')
+		return;
+	if (X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) == 1)
+		return;
+	SSL_set_tlsext_host_name(ssl, name);
+	if (SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE)
+		SSL_set1_host(ssl, name);
+}
+
+SSL *
+target_new_tls(const struct target *target, int min_version, int max_version)
+{
+	SSL *ssl = SSL_new(target->ssl);
+	if (ssl == NULL)
+		return NULL;
+	set_verification(ssl, &target->uri);
+	if (max_version != 0 && max_version < TLS1_2_VERSION) {
+		SSL_set_security_level(ssl, 0);
+		SSL_set_cipher_list(ssl, "ALL:@SECLEVEL=0");
+	}
+	SSL_set_min_proto_version(ssl, min_version);
+	SSL_set_max_proto_version(ssl, max_version);
+	return ssl;
 }
 
 void

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 struct ssl_ctx_st;
+struct ssl_st;
 struct test;
 
 /* What a check may need; see needs[] in target.c for the words of the skip. */
@@ -61,11 +62,13 @@ struct target {
 };
 
 /* What main.c and report.c say of this program. */
-extern const char program_name[], program_subject[], program_uris[];
+extern const char program_name[], program_subject[], program_peer[], program_uris[];
 
 /* 0, or -1 with the reason in why. */
 int target_open(struct target *target, const char *uri, char *why, size_t why_size);
 void target_close(struct target *target);
+/* For conn_start_tls(); min and max are TLS versions, 0 for any. */
+struct ssl_st *target_new_tls(const struct target *target, int min_version, int max_version);
 /* As a check: fails if there is no server to be tested. Writes to the target that t->target points
  * to. */
 void target_probe(struct test *t);

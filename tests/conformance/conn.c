@@ -10,8 +10,8 @@
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
-#include <openssl/x509v3.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -38,7 +38,7 @@ wait_for(struct conn *c, short events, int ms)
 	struct test *t = c->test;
 	int64_t left = (t->deadline_ns - now_ns()) / 1000000;
 	if (left <= 0)
-		fail(t, "an answer within the deadline", "nothing: the server hangs");
+		fail(t, "an answer within the deadline", "nothing: the %s hangs", program_peer);
 	struct pollfd pfd = {.fd = c->fd, .events = events};
 	int rc = poll(&pfd, 1, ms >= 0 && ms < left ? ms : (int)left + 1);
 	return rc > 0 || (rc < 0 && errno == EINTR) || ms < 0;
@@ -53,18 +53,18 @@ limit_connect(int fd, int64_t left_ns)
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
 }
 
-static int
-connect_unix(const struct uri *uri, int64_t left_ns)
+int
+conn_connect_unix(const char *name, size_t name_length, int64_t left_ns)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	if (uri->socket_length >= sizeof address.sun_path) {
+	if (name_length >= sizeof address.sun_path) {
 		errno = ENAMETOOLONG;
 		return -1;
 	}
-	memcpy(address.sun_path, uri->socket, uri->socket_length);
+	memcpy(address.sun_path, name, name_length);
 	/* The length decides for an abstract name; a path ends with its NUL. */
-	socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + uri->socket_length +
-				       (uri->socket[0] != '\0'));
+	socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + name_length +
+				       (name[0] != '\0'));
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd >= 0)
 		limit_connect(fd, left_ns);
@@ -75,12 +75,11 @@ connect_unix(const struct uri *uri, int64_t left_ns)
 	return fd;
 }
 
-/* The first address that answers. *error is for gai_strerror(), 0 if errno tells. */
-static int
-connect_tcp(const struct uri *uri, int64_t left_ns, int *error)
+int
+conn_connect_tcp(const char *host, const char *port, int64_t left_ns, int *error)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list;
-	*error = getaddrinfo(uri->host, uri->port != NULL ? uri->port : "10809", &hints, &list);
+	*error = getaddrinfo(host, port, &hints, &list);
 	if (*error != 0)
 		return -1;
 	int fd = -1;
@@ -105,10 +104,8 @@ connect_tcp(const struct uri *uri, int64_t left_ns, int *error)
 struct conn *
 conn_open(struct test *t)
 {
-	const struct uri *uri = &t->target->uri;
 	int error = 0;
-	int64_t left_ns = t->deadline_ns - now_ns();
-	int fd = uri->unix_socket ? connect_unix(uri, left_ns) : connect_tcp(uri, left_ns, &error);
+	int fd = target_connect(t->target, t->deadline_ns - now_ns(), &error);
 	if (fd < 0)
 		fail(t, "a connection", "%s", error != 0 ? gai_strerror(error) : strerror(errno));
 	struct conn *c = calloc(1, sizeof *c);
@@ -175,7 +172,7 @@ take_input(struct conn *c)
 		size_t size = c->input_size * 2 + INPUT_STEP;
 		uint8_t *input = realloc(c->input, size);
 		if (input == NULL)
-			skip(c->test, "no memory for the server's bytes");
+			skip(c->test, "no memory for the %s's bytes", program_peer);
 		c->input = input;
 		c->input_size = size;
 	}
@@ -214,7 +211,7 @@ give_output(struct conn *c, const uint8_t *bytes, size_t length, short *events)
 	if (n >= 0)
 		return (size_t)n;
 	if (errno != EAGAIN && errno != EINTR) {
-		/* What the server said before it closed can still be read. */
+		/* What the peer said before it closed can still be read. */
 		while (!c->ended && take_input(c))
 			;
 		c->ended = true;
@@ -293,34 +290,12 @@ conn_drain(struct conn *c)
 	while (!conn_ends(c));
 }
 
-/* The name that the certificate must bear, unless the address or the user says otherwise. */
-static void
-set_verification(SSL *ssl, const struct uri *uri)
-{
-	const char *name = uri->tls_hostname != NULL ? uri->tls_hostname : uri->host;
-	if (name == NULL || name[0] == '\0')
-		return;
-	if (X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) == 1)
-		return;
-	SSL_set_tlsext_host_name(ssl, name);
-	if (SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE)
-		SSL_set1_host(ssl, name);
-}
-
 bool
-conn_start_tls(struct conn *c, int min_version, int max_version)
+conn_start_tls(struct conn *c, struct ssl_st *ssl)
 {
-	const struct target *target = c->test->target;
-	c->ssl = SSL_new(target->ssl);
+	c->ssl = ssl;
 	if (c->ssl == NULL || SSL_set_fd(c->ssl, c->fd) != 1)
 		skip(c->test, "no memory for TLS");
-	set_verification(c->ssl, &target->uri);
-	if (max_version != 0 && max_version < TLS1_2_VERSION) {
-		SSL_set_security_level(c->ssl, 0);
-		SSL_set_cipher_list(c->ssl, "ALL:@SECLEVEL=0");
-	}
-	SSL_set_min_proto_version(c->ssl, min_version);
-	SSL_set_max_proto_version(c->ssl, max_version);
 	for (;;) {
 		short events;
 		int rc = SSL_connect(c->ssl);
@@ -330,6 +305,21 @@ conn_start_tls(struct conn *c, int min_version, int max_version)
 			return false;
 		wait_for(c, events & POLLOUT ? POLLOUT : POLLIN, -1);
 	}
+}
+
+bool
+conn_ends_within(struct conn *c, unsigned ms)
+{
+	int64_t until = now_ns() + (int64_t)ms * 1000000;
+	while (!c->ended) {
+		c->input_start = c->input_end = 0;
+		int64_t left = (until - now_ns()) / 1000000;
+		if (left <= 0)
+			return false;
+		if (!take_input(c))
+			wait_for(c, POLLIN, (int)left);
+	}
+	return true;
 }
 
 const char *
@@ -359,4 +349,17 @@ conn_delay_acks(struct conn *c)
 {
 	int off = 0;
 	setsockopt(c->fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof off);
+}
+
+void
+conn_name(const struct conn *c, char *name, size_t size)
+{
+	struct sockaddr_storage address;
+	socklen_t length = sizeof address;
+	char host[64] = "", port[8] = "";
+	if (getpeername(c->fd, (struct sockaddr *)&address, &length) == 0)
+		getnameinfo((struct sockaddr *)&address, length, host, sizeof host, port,
+			sizeof port, NI_NUMERICHOST | NI_NUMERICSERV);
+	bool v6 = address.ss_family == AF_INET6;
+	snprintf(name, size, "%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "", port);
 }
