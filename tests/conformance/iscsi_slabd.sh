@@ -1,23 +1,12 @@
 #!/bin/bash
 # iscsicheck against slabd: memory and file, blocks of 512 and 4096 bytes, with and without CHAP. A FAIL or a warn
 # that is not in $known fails this test; the list only shrinks.
-set -u
-build=${SLABD_BUILD:-.}
+# shellcheck source=tests/conformance/lib.sh
+. "$(dirname "$0")/lib.sh"
 iscsicheck=$build/iscsicheck
 # S18, S19: task attributes that do not exist are taken for SIMPLE. S20: so is ORDERED.
 known="S18 S19 S20"
 unreached=15 # so many checks may run nowhere
-dir=$(mktemp -d)
-started=()
-
-finish() {
-	for pid in ${started[@]+"${started[@]}"}; do
-		kill "$pid" 2>/dev/null
-	done
-	wait 2>/dev/null
-	rm -rf "$dir"
-}
-trap finish EXIT
 
 # start ARGUMENTS...: sets port.
 start() {
@@ -30,7 +19,6 @@ start() {
 	port=$(sed -n 's/^iscsi 127\.0\.0\.1:\([0-9]*\).*/\1/p' "$dir/err" | head -1)
 }
 
-number=0
 # check NAME USER@ LUN PARAMETERS
 check() {
 	number=$((number + 1))

@@ -1,21 +1,10 @@
 #!/bin/bash
 # The liar tells each of its lies (nbd/liar.c) to nbdcheck: the check that the lie names must catch it,
 # and must pass when the liar tells the truth.
-set -u
-build=${SLABD_BUILD:-.}
+# shellcheck source=tests/conformance/lib.sh
+. "$(dirname "$0")/lib.sh"
 liar=$build/tests/conformance/nbd/liar
 nbdcheck=$build/nbdcheck
-dir=$(mktemp -d)
-started=()
-
-finish() {
-	for pid in ${started[@]+"${started[@]}"}; do
-		kill "$pid" 2>/dev/null
-	done
-	wait 2>/dev/null
-	rm -rf "$dir"
-}
-trap finish EXIT
 
 # start NAME SCENE [LIE]: sets uri and pid.
 start() {
@@ -46,7 +35,6 @@ run() {
 "$liar" --list >"$dir/lies"
 count=$(wc -l <"$dir/lies")
 echo "1..$((2 * count + 1))"
-number=0
 
 report() {
 	number=$((number + 1))

@@ -1,22 +1,11 @@
 #!/bin/bash
 # nbdcheck against the servers of Debian, and slabd if it is built: a row of counts each, in markdown, for
 # protocols/nbd/README.md. With -v, the FAILs and warns too. Servers that are not installed are left out.
-set -u
-build=${SLABD_BUILD:-.}
+# shellcheck source=tests/conformance/lib.sh
+. "$(dirname "$0")/lib.sh"
 nbdcheck=$build/nbdcheck
 verbose=no
 [ "${1-}" != -v ] || verbose=yes
-dir=$(mktemp -d)
-started=()
-
-finish() {
-	for pid in ${started[@]+"${started[@]}"}; do
-		kill "$pid" 2>/dev/null
-	done
-	wait 2>/dev/null
-	rm -rf "$dir"
-}
-trap finish EXIT
 
 wait_for_socket() {
 	for _ in $(seq 100); do

@@ -1,22 +1,11 @@
 #!/bin/bash
 # nbdcheck against slabd: no FAIL and no warn on any volume and transport, and hardly a check that runs in
 # none of them. TLS is left out, with its checks, where slabd does not have it.
-set -u
-build=${SLABD_BUILD:-.}
+# shellcheck source=tests/conformance/lib.sh
+. "$(dirname "$0")/lib.sh"
 nbdcheck=$build/nbdcheck
 slabd=$build/slabd
 unreached=10 # so many checks may run nowhere
-dir=$(mktemp -d)
-started=()
-
-finish() {
-	for pid in ${started[@]+"${started[@]}"}; do
-		kill "$pid" 2>/dev/null
-	done
-	wait 2>/dev/null
-	rm -rf "$dir"
-}
-trap finish EXIT
 
 # start NAME ARGUMENTS...: on a unix socket of that name and a port, which is set. 1 if it does not start.
 start() {
@@ -33,7 +22,6 @@ start() {
 	port=$(sed -n 's/^nbd 127\.0\.0\.1:\([0-9]*\).*/\1/p' "$dir/$name.err" | head -1)
 }
 
-number=0
 ok() {
 	number=$((number + 1))
 	echo "ok $number - $1"

@@ -1,31 +1,9 @@
 #!/bin/bash
 # nbdcheck as a program: what it lists, prints and exits with.
-set -u
-build=${SLABD_BUILD:-.}
+# shellcheck source=tests/conformance/lib.sh
+. "$(dirname "$0")/lib.sh"
 nbdcheck=$build/nbdcheck
 liar=$build/tests/conformance/nbd/liar
-dir=$(mktemp -d)
-started=()
-
-finish() {
-	for pid in ${started[@]+"${started[@]}"}; do
-		kill "$pid" 2>/dev/null
-	done
-	wait 2>/dev/null
-	rm -rf "$dir"
-}
-trap finish EXIT
-
-number=0
-# is NAME WANTED GOT
-is() {
-	number=$((number + 1))
-	if [ "$2" = "$3" ]; then
-		echo "ok $number - $1"
-	else
-		printf 'not ok %s - %s\n#   wanted %s\n#   got    %s\n' "$number" "$1" "$2" "$3"
-	fi
-}
 
 # status ARGUMENTS...: the exit status; output in $dir/out and $dir/err.
 status() {
