@@ -107,7 +107,8 @@ void blk_retry_blocking(struct blk_request *request);
 /* The driver state of the volume a request goes to; for continuations. */
 void *blk_driver_state(const struct blk_request *request);
 
-/* Found by name; ends with NULL. storage/volume.c. */
+/* All there are, ends with NULL; the one of that name, or NULL. storage/volume.c. Any thread. */
 extern const struct blk_driver *const blk_drivers[];
+const struct blk_driver *blk_driver_find(const char *name);
 
 #endif

@@ -36,15 +36,6 @@ is_power_of_two(uint64_t n)
 	return n > 0 && (n & (n - 1)) == 0;
 }
 
-static const struct blk_driver *
-find_driver(const char *name)
-{
-	for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++)
-		if (strcmp((*driver)->name, name) == 0)
-			return *driver;
-	return NULL;
-}
-
 /* The name becomes part of an IQN, and may stand in a path. */
 static bool
 is_volume_name(const char *name)
@@ -78,7 +69,7 @@ static void
 check_backend(struct config *config, size_t index)
 {
 	const struct conf_volume *volume = &config->conf.volumes[index];
-	const struct blk_driver *driver = volume->backend ? find_driver(volume->backend) : NULL;
+	const struct blk_driver *driver = volume->backend ? blk_driver_find(volume->backend) : NULL;
 	char path[80], hint[96];
 	struct nearest nearest;
 

@@ -9,15 +9,6 @@
 #include "config_load.h"
 #include "words.h"
 
-static const struct blk_driver *
-find_driver(const char *name)
-{
-	for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++)
-		if (strcmp((*driver)->name, name) == 0)
-			return *driver;
-	return NULL;
-}
-
 /* Cuts the text up to the next single comma off *rest, making ",," one comma. NULL at the end. */
 static char *
 next_part(char **rest)
@@ -146,7 +137,7 @@ config_add_volume(struct config *config, const char *spec)
 	*backend++ = '\0';
 	rest = strchr(backend, ':');
 	*rest++ = '\0';
-	driver = find_driver(backend);
+	driver = blk_driver_find(backend);
 	if (!driver) {
 		complain_about_backend(config, name, backend);
 		goto drop;

@@ -290,18 +290,27 @@ volume_open_driver(const struct conf_volume *conf, const struct blk_driver *driv
 	return 0;
 }
 
+const struct blk_driver *
+blk_driver_find(const char *name)
+{
+	for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++)
+		if (strcmp((*driver)->name, name) == 0)
+			return *driver;
+	return NULL;
+}
+
 int
 volume_open(const struct conf_volume *conf, struct volume **volume, struct error *error)
 {
+	const struct blk_driver *found = blk_driver_find(conf->backend);
 	char names[128] = "";
 	size_t used = 0;
 
-	for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++) {
-		if (strcmp((*driver)->name, conf->backend) == 0)
-			return volume_open_driver(conf, *driver, volume, error);
+	if (found)
+		return volume_open_driver(conf, found, volume, error);
+	for (const struct blk_driver *const *driver = blk_drivers; *driver; driver++)
 		used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s",
 			used ? ", " : "", (*driver)->name);
-	}
 	return error_set(
 		error, -EINVAL, "unknown backend \"%.64s\" (backends: %s)", conf->backend, names);
 }

@@ -73,47 +73,46 @@ open_exclusively(const char *path, bool read_only, struct error *error)
 	return error_set(error, rc, "%s: %s", path, strerror(-rc));
 }
 
-/* A number of the device's request queue; a partition has its disk's. */
-static uint64_t
-queue_number(dev_t number, const char *name, uint64_t fallback)
+/* An attribute of the device's request queue; a partition has its disk's. */
+static FILE *
+open_queue(dev_t number, const char *name)
 {
 	char path[128];
-	uint64_t value = fallback;
+	FILE *file = NULL;
 
-	for (unsigned whole = 0; whole < 2; whole++) {
-		FILE *file;
-
+	for (unsigned whole = 0; !file && whole < 2; whole++) {
 		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%squeue/%s", major(number),
 			minor(number), whole ? "../" : "", name);
 		file = fopen(path, "re");
-		if (!file)
-			continue;
-		if (fscanf(file, "%" SCNu64, &value) != 1)
-			value = fallback;
-		fclose(file);
-		break;
 	}
+	return file;
+}
+
+static uint64_t
+queue_number(dev_t number, const char *name, uint64_t fallback)
+{
+	FILE *file = open_queue(number, name);
+	uint64_t value = fallback;
+
+	if (!file)
+		return fallback;
+	if (fscanf(file, "%" SCNu64, &value) != 1)
+		value = fallback;
+	fclose(file);
 	return value;
 }
 
 static bool
 queue_says(dev_t number, const char *name, const char *word)
 {
-	char path[128], line[64] = "";
+	FILE *file = open_queue(number, name);
+	char line[64] = "";
 
-	for (unsigned whole = 0; whole < 2; whole++) {
-		FILE *file;
-
-		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%squeue/%s", major(number),
-			minor(number), whole ? "../" : "", name);
-		file = fopen(path, "re");
-		if (!file)
-			continue;
-		if (!fgets(line, sizeof(line), file))
-			line[0] = '\0';
-		fclose(file);
-		break;
-	}
+	if (!file)
+		return false;
+	if (!fgets(line, sizeof(line), file))
+		line[0] = '\0';
+	fclose(file);
 	return strncmp(line, word, strlen(word)) == 0;
 }
 
