@@ -17,23 +17,6 @@
 #include "conf.h"
 #include "scsi/scsi_internal.h"
 
-static int
-start(void **state)
-{
-	(void)state;
-	disk_start(&(struct volume_script_options){.size = 16 * MIB, .volatile_cache = true});
-	disk_ready(disk.nexus);
-	return 0;
-}
-
-static int
-stop(void **state)
-{
-	(void)state;
-	disk_stop();
-	return 0;
-}
-
 static const struct scsi_opcode *
 find_row(uint8_t opcode, unsigned action)
 {
@@ -248,11 +231,11 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_table_is_in_order, start, stop),
-		cmocka_unit_test_setup_teardown(test_unknown_opcodes, start, stop),
-		cmocka_unit_test_setup_teardown(test_reserved_bits, start, stop),
-		cmocka_unit_test_setup_teardown(test_cdb_length, start, stop),
-		cmocka_unit_test_setup_teardown(test_garbage, start, stop),
+		cmocka_unit_test_setup_teardown(test_table_is_in_order, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_unknown_opcodes, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_reserved_bits, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_cdb_length, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_garbage, disk_setup, disk_teardown),
 	};
 
 	return cmocka_run_group_tests_name("scsi_cmd", tests, NULL, NULL);

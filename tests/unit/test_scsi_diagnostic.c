@@ -23,14 +23,6 @@ start(void **state)
 	return 0;
 }
 
-static int
-stop(void **state)
-{
-	(void)state;
-	disk_stop();
-	return 0;
-}
-
 static void
 test_self_test(void **state)
 {
@@ -149,13 +141,13 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_self_test, start, stop),
-		cmocka_unit_test_setup_teardown(test_diagnostic_refuses, start, stop),
-		cmocka_unit_test_setup_teardown(test_diagnostic_pages, start, stop),
-		cmocka_unit_test_setup_teardown(test_no_defects, start, stop),
-		cmocka_unit_test_setup_teardown(test_task_management, start, stop),
-		cmocka_unit_test_setup_teardown(test_port_groups, start, stop),
-		cmocka_unit_test_setup_teardown(test_timestamp, start, stop),
+		cmocka_unit_test_setup_teardown(test_self_test, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_diagnostic_refuses, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_diagnostic_pages, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_no_defects, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_task_management, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_port_groups, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_timestamp, start, disk_teardown),
 	};
 
 	return cmocka_run_group_tests_name("scsi_diagnostic", tests, NULL, NULL);

@@ -141,6 +141,39 @@ disk_stop(void)
 	disk = (struct disk){0};
 }
 
+int
+disk_setup(void **state)
+{
+	(void)state;
+	disk_start(&(struct volume_script_options){.size = 16 * MIB, .volatile_cache = true});
+	disk_ready(disk.nexus);
+	return 0;
+}
+
+int
+disk_teardown(void **state)
+{
+	(void)state;
+	disk_stop();
+	return 0;
+}
+
+uint8_t *
+disk_medium(void)
+{
+	return volume_script_data(disk.script);
+}
+
+unsigned
+disk_calls(enum blk_op op)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < volume_script_calls(disk.script); i++)
+		n += volume_script_call(disk.script, i)->op == op;
+	return n;
+}
+
 unsigned
 disk_cdb_length(uint8_t opcode)
 {

@@ -56,6 +56,14 @@ struct volume *disk_plain_volume(const struct conf_volume *conf, const struct bl
 void disk_add_lun(uint16_t number, struct volume *volume, bool read_only);
 void disk_stop(void);
 
+/* For cmocka: 16 MiB with a volatile cache and no unit attention left; and the end. */
+int disk_setup(void **state);
+int disk_teardown(void **state);
+
+/* The script's bytes; its calls with an operation since the last forget. */
+uint8_t *disk_medium(void);
+unsigned disk_calls(enum blk_op op);
+
 /* Runs to its end. LUN 0. */
 const struct answer *
 disk_command(struct scsi_nexus *nexus, const uint8_t *cdb, const void *out, size_t length);

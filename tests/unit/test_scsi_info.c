@@ -25,14 +25,6 @@ start(void **state)
 	return 0;
 }
 
-static int
-stop(void **state)
-{
-	(void)state;
-	disk_stop();
-	return 0;
-}
-
 static const uint8_t missing_lun[8] = {0, 9};
 
 /*
@@ -324,17 +316,18 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_standard_inquiry, start, stop),
-		cmocka_unit_test_setup_teardown(test_inquiry_of_a_missing_lun, start, stop),
-		cmocka_unit_test_setup_teardown(test_wrong_inquiry, start, stop),
+		cmocka_unit_test_setup_teardown(test_standard_inquiry, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_inquiry_of_a_missing_lun, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_wrong_inquiry, start, disk_teardown),
 		cmocka_unit_test(test_identity_from_the_configuration),
-		cmocka_unit_test_setup_teardown(test_read_capacity, start, stop),
+		cmocka_unit_test_setup_teardown(test_read_capacity, start, disk_teardown),
 		cmocka_unit_test(test_capacity_of_a_large_volume),
 		cmocka_unit_test(test_physical_blocks),
-		cmocka_unit_test_setup_teardown(test_report_luns, start, stop),
-		cmocka_unit_test_setup_teardown(test_request_sense, start, stop),
-		cmocka_unit_test_setup_teardown(test_report_all_opcodes, start, stop),
-		cmocka_unit_test_setup_teardown(test_report_one_opcode, start, stop),
+		cmocka_unit_test_setup_teardown(test_report_luns, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_request_sense, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_report_all_opcodes, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_report_one_opcode, start, disk_teardown),
 	};
 
 	return cmocka_run_group_tests_name("scsi_info", tests, NULL, NULL);

@@ -16,23 +16,6 @@
 #include "conf.h"
 #include "scsi/scsi_internal.h"
 
-static int
-start(void **state)
-{
-	(void)state;
-	disk_start(&(struct volume_script_options){.size = 16 * MIB, .volatile_cache = true});
-	disk_ready(disk.nexus);
-	return 0;
-}
-
-static int
-stop(void **state)
-{
-	(void)state;
-	disk_stop();
-	return 0;
-}
-
 static const uint8_t lun_0[8];
 
 static void
@@ -247,15 +230,17 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_addressing, start, stop),
-		cmocka_unit_test_setup_teardown(test_power_on, start, stop),
-		cmocka_unit_test_setup_teardown(test_lun_reset, start, stop),
-		cmocka_unit_test_setup_teardown(test_reset_through_another_target, start, stop),
-		cmocka_unit_test_setup_teardown(test_read_only_lun, start, stop),
-		cmocka_unit_test_setup_teardown(test_describe, start, stop),
-		cmocka_unit_test_setup_teardown(test_drop_volume, start, stop),
-		cmocka_unit_test_setup_teardown(test_going_volume, start, stop),
-		cmocka_unit_test_setup_teardown(test_failures_do_not_flood_the_log, start, stop),
+		cmocka_unit_test_setup_teardown(test_addressing, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_power_on, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_lun_reset, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_reset_through_another_target, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_read_only_lun, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_describe, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_drop_volume, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_going_volume, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_failures_do_not_flood_the_log, disk_setup, disk_teardown),
 	};
 
 	return cmocka_run_group_tests_name("scsi_lun", tests, NULL, NULL);

@@ -34,14 +34,6 @@ start(void **state)
 	return 0;
 }
 
-static int
-stop(void **state)
-{
-	(void)state;
-	disk_stop();
-	return 0;
-}
-
 #define START CDB(OP_START_STOP_UNIT, 0, 0, 0, 0x01)
 #define STOP  CDB(OP_START_STOP_UNIT, 0, 0, 0, 0x00)
 #define EJECT CDB(OP_START_STOP_UNIT, 0, 0, 0, 0x02)
@@ -150,10 +142,10 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_eject_and_load, start, stop),
-		cmocka_unit_test_setup_teardown(test_stop_keeps_the_medium, start, stop),
-		cmocka_unit_test_setup_teardown(test_prevent, start, stop),
-		cmocka_unit_test_setup_teardown(test_prevent_while_out, start, stop),
+		cmocka_unit_test_setup_teardown(test_eject_and_load, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_stop_keeps_the_medium, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_prevent, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_prevent_while_out, start, disk_teardown),
 		cmocka_unit_test(test_a_fixed_disk),
 	};
 

@@ -26,14 +26,6 @@ start(void **state)
 	return 0;
 }
 
-static int
-stop(void **state)
-{
-	(void)state;
-	disk_stop();
-	return 0;
-}
-
 static const uint8_t recovery[12] = {0x01, 0x0a};
 static const uint8_t caching[20] = {0x08, 0x12, 0x04};
 static const uint8_t control[12] = {0x0a, 0x0a, 0x20, 0x10, [8] = 0xff, [9] = 0xff};
@@ -313,16 +305,18 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_sense_6, start, stop),
-		cmocka_unit_test_setup_teardown(test_sense_10, start, stop),
-		cmocka_unit_test_setup_teardown(test_changeable_default_saved, start, stop),
-		cmocka_unit_test_setup_teardown(test_write_cache_off, start, stop),
-		cmocka_unit_test_setup_teardown(test_settings_outlive_sessions, start, stop),
-		cmocka_unit_test_setup_teardown(test_software_write_protect, start, stop),
-		cmocka_unit_test_setup_teardown(test_descriptor_sense, start, stop),
-		cmocka_unit_test_setup_teardown(test_fixed_bits, start, stop),
-		cmocka_unit_test_setup_teardown(test_wrong_lists, start, stop),
-		cmocka_unit_test_setup_teardown(test_block_descriptors, start, stop),
+		cmocka_unit_test_setup_teardown(test_sense_6, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_sense_10, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_changeable_default_saved, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_write_cache_off, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_settings_outlive_sessions, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_software_write_protect, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_descriptor_sense, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_fixed_bits, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_wrong_lists, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_block_descriptors, start, disk_teardown),
 	};
 
 	return cmocka_run_group_tests_name("scsi_mode", tests, NULL, NULL);

@@ -16,40 +16,7 @@
 #include "conf.h"
 #include "scsi/scsi_internal.h"
 
-static int
-start(void **state)
-{
-	(void)state;
-	disk_start(&(struct volume_script_options){.size = 16 * MIB, .volatile_cache = true});
-	disk_ready(disk.nexus);
-	return 0;
-}
-
-static int
-stop(void **state)
-{
-	(void)state;
-	disk_stop();
-	return 0;
-}
-
 static const uint64_t blocks = 16 * MIB / 512;
-
-static uint8_t *
-medium(void)
-{
-	return volume_script_data(disk.script);
-}
-
-static unsigned
-count_calls(enum blk_op op)
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < volume_script_calls(disk.script); i++)
-		n += volume_script_call(disk.script, i)->op == op;
-	return n;
-}
 
 /* UNMAP */
 
@@ -78,7 +45,7 @@ static void
 test_unmap(void **state)
 {
 	(void)state;
-	memset(medium(), 0x77, 16 * MIB);
+	memset(disk_medium(), 0x77, 16 * MIB);
 	put_descriptor(0, 10, 4);
 	put_descriptor(1, 1000, 0);
 	put_descriptor(2, blocks - 1, 1);
@@ -90,8 +57,8 @@ test_unmap(void **state)
 	assert_int_equal(volume_script_call(disk.script, 0)->offset, 10 * 512);
 	assert_int_equal(volume_script_call(disk.script, 0)->length, 4 * 512);
 	assert_int_equal(volume_script_call(disk.script, 1)->offset, (blocks - 1) * 512);
-	assert_int_equal(medium()[10 * 512 - 1], 0x77);
-	assert_int_equal(medium()[14 * 512], 0x77);
+	assert_int_equal(disk_medium()[10 * 512 - 1], 0x77);
+	assert_int_equal(disk_medium()[14 * 512], 0x77);
 }
 
 static void
@@ -134,7 +101,7 @@ test_unmap_lists(void **state)
 		put_descriptor(i, i * 2, 1);
 	volume_script_forget(disk.script);
 	assert_good(unmap(LIMIT_SCSI_UNMAP));
-	assert_int_equal(count_calls(BLK_DISCARD), LIMIT_SCSI_UNMAP);
+	assert_int_equal(disk_calls(BLK_DISCARD), LIMIT_SCSI_UNMAP);
 	volume_script_forget(disk.script);
 	assert_sense(unmap(LIMIT_SCSI_UNMAP + 1), 5, 0x2600);
 	for (uint8_t length = 1; length < 8; length++)
@@ -150,7 +117,7 @@ test_unmap_lists(void **state)
 	/* What is left over after the last whole descriptor is ignored. */
 	put_be16(list + 2, 39);
 	assert_good(disk_command(disk.nexus, CDB(OP_UNMAP, [8] = 47), list, 47));
-	assert_int_equal(count_calls(BLK_DISCARD), 2);
+	assert_int_equal(disk_calls(BLK_DISCARD), 2);
 	assert_bad_cdb(
 		disk_command(disk.nexus, CDB(OP_UNMAP, 1, [8] = 8), list, 8), 1); /* ANCHOR */
 }
@@ -213,17 +180,17 @@ test_write_same_of_a_pattern(void **state)
 		for (size_t i = 0; i < ARRAY_SIZE(counts); i++) {
 			const struct answer *a;
 
-			memset(medium(), 0xee, 16 * MIB);
+			memset(disk_medium(), 0xee, 16 * MIB);
 			volume_script_forget(disk.script);
 			a = disk_command(
 				disk.nexus, same_cdb(sixteen, 0, 7, counts[i]), block, 512);
 			assert_good(a);
 			assert_int_equal(a->out_length, 512);
-			assert_int_equal(count_calls(BLK_WRITE), (counts[i] + 255) / 256);
-			assert_int_equal(medium()[7 * 512 - 1], 0xee);
+			assert_int_equal(disk_calls(BLK_WRITE), (counts[i] + 255) / 256);
+			assert_int_equal(disk_medium()[7 * 512 - 1], 0xee);
 			for (unsigned b = 0; b < counts[i]; b++)
-				assert_memory_equal(medium() + (7 + b) * 512, block, 512);
-			assert_int_equal(medium()[(7 + counts[i]) * 512], 0xee);
+				assert_memory_equal(disk_medium() + (7 + b) * 512, block, 512);
+			assert_int_equal(disk_medium()[(7 + counts[i]) * 512], 0xee);
 		}
 	}
 }
@@ -237,7 +204,7 @@ test_write_same_of_zeroes(void **state)
 	(void)state;
 	for (unsigned sixteen = 0; sixteen < 2; sixteen++) {
 		for (unsigned unmap_bit = 0; unmap_bit < 2; unmap_bit++) {
-			memset(medium(), 0xee, MIB);
+			memset(disk_medium(), 0xee, MIB);
 			volume_script_forget(disk.script);
 			assert_good(disk_command(disk.nexus,
 				same_cdb(sixteen, unmap_bit ? CDB_WS_UNMAP : 0, 1, 1000), zeroes,
@@ -247,10 +214,10 @@ test_write_same_of_zeroes(void **state)
 			assert_int_equal(call->op, BLK_ZERO);
 			assert_int_equal(call->flags, unmap_bit ? BLK_MAY_UNMAP : 0);
 			assert_int_equal(call->length, 1000 * 512);
-			assert_int_equal(medium()[511], 0xee);
-			assert_int_equal(medium()[512], 0);
-			assert_int_equal(medium()[1001 * 512 - 1], 0);
-			assert_int_equal(medium()[1001 * 512], 0xee);
+			assert_int_equal(disk_medium()[511], 0xee);
+			assert_int_equal(disk_medium()[512], 0);
+			assert_int_equal(disk_medium()[1001 * 512 - 1], 0);
+			assert_int_equal(disk_medium()[1001 * 512], 0xee);
 		}
 	}
 }
@@ -261,12 +228,12 @@ test_write_same_without_data(void **state)
 	const struct answer *a;
 
 	(void)state;
-	memset(medium(), 0xee, MIB);
+	memset(disk_medium(), 0xee, MIB);
 	a = disk_command(disk.nexus, same_cdb(true, CDB_WS_NDOB | CDB_WS_UNMAP, 2, 3), NULL, 0);
 	assert_good(a);
 	assert_int_equal(a->out_length, 0);
-	assert_int_equal(medium()[2 * 512], 0);
-	assert_int_equal(medium()[5 * 512], 0xee);
+	assert_int_equal(disk_medium()[2 * 512], 0);
+	assert_int_equal(disk_medium()[5 * 512], 0xee);
 	assert_bad_cdb(disk_command(disk.nexus, same_cdb(false, CDB_WS_NDOB, 2, 3), NULL, 0), 1);
 }
 
@@ -387,18 +354,23 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_unmap, start, stop),
-		cmocka_unit_test_setup_teardown(test_unmap_of_nothing, start, stop),
-		cmocka_unit_test_setup_teardown(test_unmap_past_the_end, start, stop),
-		cmocka_unit_test_setup_teardown(test_unmap_lists, start, stop),
-		cmocka_unit_test_setup_teardown(test_unmap_that_fails, start, stop),
-		cmocka_unit_test_setup_teardown(test_write_same_of_a_pattern, start, stop),
-		cmocka_unit_test_setup_teardown(test_write_same_of_zeroes, start, stop),
-		cmocka_unit_test_setup_teardown(test_write_same_without_data, start, stop),
-		cmocka_unit_test_setup_teardown(test_write_same_refused, start, stop),
-		cmocka_unit_test_setup_teardown(test_write_same_that_fails, start, stop),
-		cmocka_unit_test_setup_teardown(test_lba_status, start, stop),
-		cmocka_unit_test_setup_teardown(test_lba_status_of_many_holes, start, stop),
+		cmocka_unit_test_setup_teardown(test_unmap, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_unmap_of_nothing, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_unmap_past_the_end, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_unmap_lists, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_unmap_that_fails, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_write_same_of_a_pattern, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_write_same_of_zeroes, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_write_same_without_data, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_write_same_refused, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_write_same_that_fails, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_lba_status, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_lba_status_of_many_holes, disk_setup, disk_teardown),
 	};
 
 	return cmocka_run_group_tests_name("scsi_provision", tests, NULL, NULL);

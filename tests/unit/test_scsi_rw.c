@@ -26,31 +26,6 @@ start(void **state)
 	return 0;
 }
 
-static int
-stop(void **state)
-{
-	(void)state;
-	disk_stop();
-	return 0;
-}
-
-static uint8_t *
-medium(void)
-{
-	return volume_script_data(disk.script);
-}
-
-/* The calls with an operation since the last forget. */
-static unsigned
-count_calls(enum blk_op op)
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < volume_script_calls(disk.script); i++)
-		n += volume_script_call(disk.script, i)->op == op;
-	return n;
-}
-
 /* A READ or WRITE of either of the four lengths. */
 static const uint8_t *
 rw_cdb(uint8_t opcode, uint8_t flags, uint64_t lba, uint32_t blocks)
@@ -96,9 +71,9 @@ test_round_trip(void **state)
 		assert_good(a);
 		assert_int_equal(a->out_length, 4096);
 		assert_int_equal(a->in_length, 0);
-		assert_memory_equal(medium() + lba * 512, pattern + i, 4096);
-		assert_int_equal(medium()[lba * 512 - 1], 0);
-		assert_int_equal(medium()[lba * 512 + 4096], 0);
+		assert_memory_equal(disk_medium() + lba * 512, pattern + i, 4096);
+		assert_int_equal(disk_medium()[lba * 512 - 1], 0);
+		assert_int_equal(disk_medium()[lba * 512 + 4096], 0);
 
 		a = disk_command(disk.nexus, rw_cdb(reads[i], 0, lba, 8), NULL, 0);
 		assert_good(a);
@@ -202,14 +177,14 @@ test_fua(void **state)
 		assert_good(
 			disk_command(disk.nexus, rw_cdb(writes[i], CDB_DPO, 0, 1), pattern, 512));
 		assert_good(disk_command(disk.nexus, rw_cdb(reads[i], CDB_DPO, 0, 1), NULL, 0));
-		assert_int_equal(count_calls(BLK_FLUSH), 0);
+		assert_int_equal(disk_calls(BLK_FLUSH), 0);
 		assert_good(
 			disk_command(disk.nexus, rw_cdb(writes[i], CDB_FUA, 0, 1), pattern, 512));
-		assert_int_equal(count_calls(BLK_FLUSH), 1);
+		assert_int_equal(disk_calls(BLK_FLUSH), 1);
 		/* What is read with FUA is on the medium. */
 		assert_good(disk_command(
 			disk.nexus, rw_cdb(reads[i], CDB_FUA | CDB_DPO, 0, 1), NULL, 0));
-		assert_int_equal(count_calls(BLK_FLUSH), 2);
+		assert_int_equal(disk_calls(BLK_FLUSH), 2);
 	}
 }
 
@@ -227,15 +202,15 @@ test_short_data_out(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		const struct answer *a;
 
-		memset(medium(), 0xee, 8192);
+		memset(disk_medium(), 0xee, 8192);
 		a = disk_command(disk.nexus, rw_cdb(OP_WRITE_10, 0, 0, 8), pattern, rows[i].sent);
 		if (rows[i].refused)
 			assert_sense(a, 5, 0x0e03);
 		else
 			assert_good(a);
-		assert_memory_equal(medium(), pattern, rows[i].written);
+		assert_memory_equal(disk_medium(), pattern, rows[i].written);
 		for (size_t at = rows[i].written; at < 8192; at++)
-			assert_int_equal(medium()[at], 0xee);
+			assert_int_equal(disk_medium()[at], 0xee);
 	}
 }
 
@@ -292,15 +267,15 @@ test_synchronize_cache(void **state)
 
 		volume_script_forget(disk.script);
 		assert_good(disk_command(disk.nexus, rw_cdb(opcode, 0, 0, 0), NULL, 0));
-		assert_int_equal(count_calls(BLK_FLUSH), 1);
+		assert_int_equal(disk_calls(BLK_FLUSH), 1);
 		assert_good(
 			disk_command(disk.nexus, rw_cdb(opcode, 0x02, 5, 9), NULL, 0)); /* IMMED */
-		assert_int_equal(count_calls(BLK_FLUSH), 2);
+		assert_int_equal(disk_calls(BLK_FLUSH), 2);
 		assert_sense(
 			disk_command(disk.nexus, rw_cdb(opcode, 0, end, 1), NULL, 0), 5, 0x2100);
 		assert_sense(disk_command(disk.nexus, rw_cdb(opcode, 0, end + 1, 0), NULL, 0), 5,
 			0x2100);
-		assert_int_equal(count_calls(BLK_FLUSH), 2);
+		assert_int_equal(disk_calls(BLK_FLUSH), 2);
 	}
 	/* GOOD waits for the flush. */
 	volume_script_forget(disk.script);
@@ -348,26 +323,26 @@ test_compare_and_write(void **state)
 	const struct answer *a;
 
 	(void)state;
-	memset(medium() + 512, 0x11, 1024);
+	memset(disk_medium() + 512, 0x11, 1024);
 	memset(data, 0x11, 1024);
 	memset(data + 1024, 0x22, 1024);
 	a = disk_command(disk.nexus, compare_cdb(0, 1, 2), data, sizeof(data));
 	assert_good(a);
 	assert_int_equal(a->out_length, 2048);
-	assert_memory_equal(medium() + 512, data + 1024, 1024);
+	assert_memory_equal(disk_medium() + 512, data + 1024, 1024);
 	/* Now it differs from the first byte on; then only from byte 700 on. */
 	for (size_t at = 0; at <= 700; at += 700) {
-		memset(medium() + 512, 0x11, 1024);
-		medium()[512 + at] = 0x33;
+		memset(disk_medium() + 512, 0x11, 1024);
+		disk_medium()[512 + at] = 0x33;
 		a = disk_command(disk.nexus, compare_cdb(0, 1, 2), data, sizeof(data));
 		assert_sense(a, 0xe, 0x1d00);
 		assert_int_equal(a->sense[0], 0xf0); /* VALID */
 		assert_int_equal(get_be32(a->sense + 3), at);
-		assert_int_equal(medium()[512 + 1], 0x11);
+		assert_int_equal(disk_medium()[512 + 1], 0x11);
 	}
 	/* Half of what it needs means nothing, and nothing is written. */
 	volume_script_forget(disk.script);
-	memset(medium() + 512, 0x11, 1024);
+	memset(disk_medium() + 512, 0x11, 1024);
 	assert_sense(disk_command(disk.nexus, compare_cdb(0, 1, 2), data, 2047), 5, 0x0e03);
 	assert_sense(disk_command(disk.nexus, compare_cdb(0, 1, 2), data, 0), 5, 0x0e03);
 	assert_int_equal(volume_script_calls(disk.script), 0);
@@ -375,7 +350,7 @@ test_compare_and_write(void **state)
 	assert_sense(disk_command(disk.nexus, compare_cdb(0, 256 * MIB / 512, 1), data, 1024), 5,
 		0x2100);
 	assert_good(disk_command(disk.nexus, compare_cdb(CDB_FUA, 1, 2), data, sizeof(data)));
-	assert_int_equal(count_calls(BLK_FLUSH), 1);
+	assert_int_equal(disk_calls(BLK_FLUSH), 1);
 }
 
 /* Aborted before its data came: nothing happens, nothing is left. */
@@ -414,27 +389,28 @@ test_data_out_in_pieces(void **state)
 	scsi_execute(&task);
 	virtual_run_until_idle();
 	assert_int_equal(task.cdb_length, 0);
-	assert_memory_equal(medium() + 3 * 512, pattern, 2048);
-	assert_int_equal(medium()[3 * 512 + 2048], 0);
+	assert_memory_equal(disk_medium() + 3 * 512, pattern, 2048);
+	assert_int_equal(disk_medium()[3 * 512 + 2048], 0);
 }
 
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_round_trip, start, stop),
-		cmocka_unit_test_setup_teardown(test_zero_blocks, start, stop),
-		cmocka_unit_test_setup_teardown(test_past_the_end, start, stop),
-		cmocka_unit_test_setup_teardown(test_too_long, start, stop),
-		cmocka_unit_test_setup_teardown(test_protection_is_refused, start, stop),
-		cmocka_unit_test_setup_teardown(test_fua, start, stop),
-		cmocka_unit_test_setup_teardown(test_short_data_out, start, stop),
-		cmocka_unit_test_setup_teardown(test_data_out_in_pieces, start, stop),
-		cmocka_unit_test_setup_teardown(test_forgotten, start, stop),
-		cmocka_unit_test_setup_teardown(test_each_error_has_its_sense, start, stop),
-		cmocka_unit_test_setup_teardown(test_synchronize_cache, start, stop),
-		cmocka_unit_test_setup_teardown(test_failed_flush_is_told, start, stop),
-		cmocka_unit_test_setup_teardown(test_compare_and_write, start, stop),
+		cmocka_unit_test_setup_teardown(test_round_trip, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_zero_blocks, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_past_the_end, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_too_long, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_protection_is_refused, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_fua, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_short_data_out, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_data_out_in_pieces, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_forgotten, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_each_error_has_its_sense, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_synchronize_cache, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_failed_flush_is_told, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_compare_and_write, start, disk_teardown),
 	};
 
 	return cmocka_run_group_tests_name("scsi_rw", tests, NULL, NULL);

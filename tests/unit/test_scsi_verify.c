@@ -26,20 +26,6 @@ start(void **state)
 	return 0;
 }
 
-static int
-stop(void **state)
-{
-	(void)state;
-	disk_stop();
-	return 0;
-}
-
-static uint8_t *
-medium(void)
-{
-	return volume_script_data(disk.script);
-}
-
 static const uint8_t *
 make_cdb(uint8_t opcode, uint8_t flags, uint64_t lba, uint32_t blocks)
 {
@@ -104,7 +90,7 @@ static void
 test_verify_compares_each_block(void **state)
 {
 	(void)state;
-	memcpy(medium() + 100 * 512, pattern, 4096);
+	memcpy(disk_medium() + 100 * 512, pattern, 4096);
 	for (size_t i = 0; i < ARRAY_SIZE(verifies); i++) {
 		assert_good(disk_command(
 			disk.nexus, make_cdb(verifies[i], ALL, 100, 8), pattern, 4096));
@@ -125,10 +111,10 @@ test_verify_long(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(data); i++)
 		data[i] = (uint8_t)(i * 13 + i / 4096);
-	memcpy(medium(), data, sizeof(data));
+	memcpy(disk_medium(), data, sizeof(data));
 	assert_good(
 		disk_command(disk.nexus, make_cdb(OP_VERIFY_16, ALL, 0, 6144), data, sizeof(data)));
-	medium()[2 * MIB + 1024] ^= 0x80;
+	disk_medium()[2 * MIB + 1024] ^= 0x80;
 	assert_miscompare(
 		disk_command(disk.nexus, make_cdb(OP_VERIFY_16, ALL, 0, 6144), data, sizeof(data)),
 		4098);
@@ -141,14 +127,14 @@ test_verify_repeated_block(void **state)
 
 	(void)state;
 	for (unsigned i = 0; i < 4000; i++)
-		memcpy(medium() + (10 + i) * 512, pattern, 512);
+		memcpy(disk_medium() + (10 + i) * 512, pattern, 512);
 	for (size_t i = 0; i < ARRAY_SIZE(verifies); i++) {
 		a = disk_command(
 			disk.nexus, make_cdb(verifies[i], REPEATED, 10, 4000), pattern, 512);
 		assert_good(a);
 		assert_int_equal(a->out_length, 512);
 	}
-	medium()[(10 + 3999) * 512] ^= 1;
+	disk_medium()[(10 + 3999) * 512] ^= 1;
 	assert_miscompare(
 		disk_command(disk.nexus, make_cdb(OP_VERIFY_16, REPEATED, 10, 4000), pattern, 512),
 		4009);
@@ -197,7 +183,7 @@ test_write_and_verify(void **state)
 			volume_script_forget(disk.script);
 			assert_good(disk_command(disk.nexus,
 				make_cdb(writes[i], (uint8_t)check, lba, 8), pattern, 4096));
-			assert_memory_equal(medium() + lba * 512, pattern, 4096);
+			assert_memory_equal(disk_medium() + lba * 512, pattern, 4096);
 			/* On the medium before it is read back. */
 			assert_int_equal(volume_script_calls(disk.script), 3);
 			assert_int_equal(volume_script_call(disk.script, 0)->op, BLK_WRITE);
@@ -214,8 +200,8 @@ test_write_and_verify_short(void **state)
 	(void)state;
 	assert_good(disk_command(
 		disk.nexus, make_cdb(OP_WRITE_AND_VERIFY_10, ALL, 0, 8), pattern, 1024 + 100));
-	assert_memory_equal(medium(), pattern, 1024);
-	assert_int_equal(medium()[1024], 0);
+	assert_memory_equal(disk_medium(), pattern, 1024);
+	assert_int_equal(disk_medium()[1024], 0);
 	assert_sense(
 		disk_command(disk.nexus, make_cdb(OP_WRITE_AND_VERIFY_10, ALL, 0, 8), pattern, 511),
 		5, 0x0e03);
@@ -226,11 +212,11 @@ test_orwrite(void **state)
 {
 	(void)state;
 	for (unsigned i = 0; i < 4096; i++)
-		medium()[4096 + i] = (uint8_t)(i * 3);
+		disk_medium()[4096 + i] = (uint8_t)(i * 3);
 	assert_good(disk_command(disk.nexus, make_cdb(OP_ORWRITE, 0, 8, 8), pattern, 4096));
 	for (unsigned i = 0; i < 4096; i++)
-		assert_int_equal(medium()[4096 + i], (uint8_t)(i * 3) | pattern[i]);
-	assert_int_equal(medium()[8192], 0);
+		assert_int_equal(disk_medium()[4096 + i], (uint8_t)(i * 3) | pattern[i]);
+	assert_int_equal(disk_medium()[8192], 0);
 	assert_good(disk_command(disk.nexus, make_cdb(OP_ORWRITE, 0, 8, 0), NULL, 0));
 	assert_sense(
 		disk_command(disk.nexus, make_cdb(OP_ORWRITE, 0, 8, 8), pattern, 4095), 5, 0x0e03);
@@ -245,12 +231,12 @@ test_orwrite_against_a_writer(void **state)
 	static const uint8_t ones[512] = {0x01, 0x01};
 
 	(void)state;
-	medium()[0] = 0xf0;
+	disk_medium()[0] = 0xf0;
 	volume_script_hold(disk.script, true);
 	disk_begin(disk.nexus, make_cdb(OP_ORWRITE, 0, 0, 1), ones, 512);
 	volume_script_complete(disk.script, 0, 0);
 	virtual_run_until_idle();
-	medium()[0] = 0x80;
+	disk_medium()[0] = 0x80;
 	volume_script_hold(disk.script, false);
 	while (!disk_ended()) {
 		for (unsigned i = 0; i < volume_script_calls(disk.script); i++) {
@@ -260,8 +246,8 @@ test_orwrite_against_a_writer(void **state)
 		virtual_run_until_idle();
 	}
 	assert_good(disk_end());
-	assert_int_equal(medium()[0], 0x81);
-	assert_int_equal(medium()[1], 0x01);
+	assert_int_equal(disk_medium()[0], 0x81);
+	assert_int_equal(disk_medium()[1], 0x01);
 }
 
 static void
@@ -308,18 +294,20 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_verify_medium, start, stop),
-		cmocka_unit_test_setup_teardown(test_verify_compares_each_block, start, stop),
-		cmocka_unit_test_setup_teardown(test_verify_long, start, stop),
-		cmocka_unit_test_setup_teardown(test_verify_repeated_block, start, stop),
-		cmocka_unit_test_setup_teardown(test_verify_refuses, start, stop),
-		cmocka_unit_test_setup_teardown(test_verify_bad_medium, start, stop),
-		cmocka_unit_test_setup_teardown(test_write_and_verify, start, stop),
-		cmocka_unit_test_setup_teardown(test_write_and_verify_short, start, stop),
-		cmocka_unit_test_setup_teardown(test_orwrite, start, stop),
-		cmocka_unit_test_setup_teardown(test_orwrite_against_a_writer, start, stop),
-		cmocka_unit_test_setup_teardown(test_prefetch, start, stop),
-		cmocka_unit_test_setup_teardown(test_too_much_data, start, stop),
+		cmocka_unit_test_setup_teardown(test_verify_medium, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_verify_compares_each_block, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_verify_long, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_verify_repeated_block, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_verify_refuses, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_verify_bad_medium, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_write_and_verify, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_write_and_verify_short, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_orwrite, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_orwrite_against_a_writer, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_prefetch, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_too_much_data, start, disk_teardown),
 	};
 
 	return cmocka_run_group_tests_name("scsi_verify", tests, NULL, NULL);

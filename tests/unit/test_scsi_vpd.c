@@ -27,14 +27,6 @@ start(void **state)
 	return 0;
 }
 
-static int
-stop(void **state)
-{
-	(void)state;
-	disk_stop();
-	return 0;
-}
-
 /* The page whole; and cut at every allocation length. */
 static const struct answer *
 read_page(uint8_t page)
@@ -235,12 +227,12 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_supported_pages, start, stop),
-		cmocka_unit_test_setup_teardown(test_extended_inquiry, start, stop),
-		cmocka_unit_test_setup_teardown(test_serial, start, stop),
-		cmocka_unit_test_setup_teardown(test_identification, start, stop),
-		cmocka_unit_test_setup_teardown(test_block_limits, start, stop),
-		cmocka_unit_test_setup_teardown(test_qualities, start, stop),
+		cmocka_unit_test_setup_teardown(test_supported_pages, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_extended_inquiry, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_serial, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_identification, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_block_limits, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_qualities, start, disk_teardown),
 		cmocka_unit_test(test_a_thick_rotating_volume),
 	};
 
