@@ -468,3 +468,13 @@ fill_pattern(uint8_t *data, size_t length, unsigned seed)
 		data[i] = (uint8_t)(x >> 24);
 	}
 }
+
+struct peer *
+peer_session(const char *keys)
+{
+	struct peer *peer = peer_new(0);
+
+	peer_login(peer, keys);
+	peer_clear_attention(peer);
+	return peer;
+}

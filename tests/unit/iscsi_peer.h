@@ -63,6 +63,8 @@ struct peer {
 };
 
 struct peer *peer_new(unsigned loop);
+/* Logged in with these keys (may be NULL), without unit attention; on loop 0. */
+struct peer *peer_session(const char *keys);
 /* Hangs up if need be. */
 void peer_free(struct peer *peer);
 bool peer_open(const struct peer *peer);

@@ -10,16 +10,6 @@
 
 static uint8_t pattern[256 * 1024];
 
-static struct peer *
-new_session(const char *keys)
-{
-	struct peer *peer = peer_new(0);
-
-	peer_login(peer, keys);
-	peer_clear_attention(peer);
-	return peer;
-}
-
 /* 11.19: the target's ping has no tag of the initiator's, the answer has its. */
 static void
 answer_ping(struct peer *peer)
@@ -43,8 +33,8 @@ answer_ping(struct peer *peer)
 static void
 test_pings(void **state)
 {
-	struct peer *peer = new_session("HeaderDigest=CRC32C\n"), *silent = new_session(NULL);
-	struct peer *busy = new_session(NULL);
+	struct peer *peer = peer_session("HeaderDigest=CRC32C\n"), *silent = peer_session(NULL);
+	struct peer *busy = peer_session(NULL);
 
 	(void)state;
 	virtual_advance(LIMIT_ISCSI_SILENCE - 2 * SECOND_NS);
@@ -80,7 +70,7 @@ test_partial_pdu(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
-		peer = new_session(NULL);
+		peer = peer_session(NULL);
 		peer_start(peer, ISCSI_NOP_OUT);
 		n = peer_compose(peer, pattern, 200, bytes);
 		pipe_feed(peer->pipe, bytes, parts[i]);
@@ -103,7 +93,7 @@ test_partial_pdu(void **state)
 static void
 test_trickle(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	unsigned seconds;
 
 	(void)state;
@@ -118,7 +108,7 @@ test_trickle(void **state)
 static void
 test_data_that_does_not_come(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	peer_write10(peer, 0, 64);
@@ -135,7 +125,7 @@ test_data_that_does_not_come(void **state)
 static void
 test_output_stalls(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	pipe_set_room(peer->pipe, 10);
@@ -152,7 +142,7 @@ test_output_stalls(void **state)
 static void
 test_disk_stalls_for_minutes(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	volume_script_hold(world.script, true);
@@ -176,11 +166,11 @@ test_stream_errors(void **state)
 	struct peer *peer;
 
 	(void)state;
-	peer = new_session(NULL);
+	peer = peer_session(NULL);
 	pipe_fail_read(peer->pipe, -ECONNRESET);
 	peer_expect_closed(peer);
 	peer_free(peer);
-	peer = new_session(NULL);
+	peer = peer_session(NULL);
 	pipe_fail_write(peer->pipe, -EPIPE);
 	peer_read10(peer, 0, 64);
 	peer_send(peer, NULL, 0);
@@ -198,7 +188,7 @@ test_stream_errors(void **state)
 static void
 test_drain(void **state)
 {
-	struct peer *busy = new_session(NULL), *idle = new_session(NULL), *login = peer_new(0),
+	struct peer *busy = peer_session(NULL), *idle = peer_session(NULL), *login = peer_new(0),
 		    *late;
 	struct pdu *pdu;
 
@@ -233,7 +223,7 @@ test_drain(void **state)
 static void
 test_abort(void **state)
 {
-	struct peer *busy = new_session(NULL), *login = peer_new(0);
+	struct peer *busy = peer_session(NULL), *login = peer_new(0);
 
 	(void)state;
 	volume_script_hold(world.script, true);
@@ -278,8 +268,8 @@ test_visit(void **state)
 
 	(void)state;
 	peer_discover(discovery);
-	plain = new_session(NULL);
-	digests = new_session("HeaderDigest=CRC32C\nDataDigest=CRC32C\n");
+	plain = peer_session(NULL);
+	digests = peer_session("HeaderDigest=CRC32C\nDataDigest=CRC32C\n");
 	volume_script_hold(world.script, true);
 	peer_read10(digests, 0, 1);
 	peer_send(digests, NULL, 0);
@@ -300,7 +290,7 @@ test_visit(void **state)
 static void
 test_volume_gone(void **state)
 {
-	struct peer *peer = new_session(NULL), *discovery = peer_new(0);
+	struct peer *peer = peer_session(NULL), *discovery = peer_new(0);
 
 	(void)state;
 	peer_discover(discovery);
@@ -324,7 +314,7 @@ test_volume_gone(void **state)
 static void
 test_calls_per_request(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	unsigned before;
 
 	(void)state;

@@ -57,16 +57,6 @@ take_data_in(struct peer *peer, size_t segment, size_t burst, size_t *length, st
 	}
 }
 
-static struct peer *
-new_session(const char *keys)
-{
-	struct peer *peer = peer_new(0);
-
-	peer_login(peer, keys);
-	peer_clear_attention(peer);
-	return peer;
-}
-
 static struct pdu last;
 
 static void
@@ -105,7 +95,7 @@ test_reads(void **state)
 	(void)state;
 	fill_pattern(volume_script_data(world.script), WORLD_SIZE, 1);
 	for (size_t i = 0; i < ARRAY_SIZE(sessions); i++) {
-		peer = new_session(sessions[i].keys);
+		peer = peer_session(sessions[i].keys);
 		for (size_t j = 0; j < ARRAY_SIZE(blocks); j++) {
 			read_back(peer, 3, blocks[j], sessions[i].segment, sessions[i].burst);
 			assert_memory_equal(got, volume_script_data(world.script) + 3 * 512,
@@ -119,7 +109,7 @@ test_reads(void **state)
 static void
 test_small_read_is_one_pdu(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	unsigned writes;
 
 	(void)state;
@@ -212,7 +202,7 @@ test_writes(void **state)
 		snprintf(keys, sizeof(keys),
 			"ImmediateData=%s\nInitialR2T=%s\nFirstBurstLength=32768\nMaxBurstLength=65536\n%s",
 			immediate ? "Yes" : "No", unsolicited ? "No" : "Yes", digests[i >> 2]);
-		peer = new_session(keys);
+		peer = peer_session(keys);
 		for (size_t j = 0; j < ARRAY_SIZE(blocks); j++) {
 			fill_pattern(pattern, sizeof(pattern), ++round);
 			write_blocks(
@@ -234,8 +224,8 @@ test_writes_in_any_pieces(void **state)
 {
 	static const size_t pieces[] = {1, 7, 47, 48, 49, 1000, 16384, 20000, 65537};
 	struct peer *peer =
-		new_session("InitialR2T=No\nFirstBurstLength=262144\nMaxBurstLength=1048576\n"
-			    "DataDigest=CRC32C\nHeaderDigest=CRC32C\n");
+		peer_session("InitialR2T=No\nFirstBurstLength=262144\nMaxBurstLength=1048576\n"
+			     "DataDigest=CRC32C\nHeaderDigest=CRC32C\n");
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(pieces); i++) {
@@ -268,7 +258,7 @@ test_residuals(void **state)
 		{0x00, ISCSI_COMMAND_READ, 512, ISCSI_UNDERFLOW, 512, 0}, /* TEST UNIT READY */
 		{0x00, 0, 0, 0, 0, 0},
 	};
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint8_t cdb[10] = {0};
 	size_t length;
 
@@ -318,7 +308,7 @@ assert_sense(const struct pdu *pdu, uint8_t key, uint8_t asc, uint8_t ascq)
 static void
 test_refused_write_is_drained(void **state)
 {
-	struct peer *peer = new_session("InitialR2T=No\nFirstBurstLength=65536\n");
+	struct peer *peer = peer_session("InitialR2T=No\nFirstBurstLength=65536\n");
 	uint32_t itt;
 
 	(void)state;
@@ -342,7 +332,7 @@ test_refused_write_is_drained(void **state)
 static void
 test_io_errors_become_sense(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	volume_script_fail(world.script, BLK_READ, -EIO, 1);
@@ -405,7 +395,7 @@ test_wrong_data_out(void **state)
 		{{0, 1}, {0, 16384}, {16384, 32768}, 0x0c, 0x0d}, /* past what was asked for */
 		{{0, 1}, {0, 16384}, {16384, 8192}, 0x0c, 0x0d},  /* F comes early */
 	};
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint32_t itt, ttt;
 
 	(void)state;
@@ -425,7 +415,7 @@ test_wrong_data_out(void **state)
 static void
 test_unexpected_unsolicited_data(void **state)
 {
-	struct peer *peer = new_session("ImmediateData=No\nInitialR2T=Yes\n");
+	struct peer *peer = peer_session("ImmediateData=No\nInitialR2T=Yes\n");
 	uint32_t itt;
 
 	(void)state;
@@ -448,7 +438,7 @@ test_unexpected_unsolicited_data(void **state)
 static void
 test_data_out_with_unknown_tags(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint32_t itt, ttt;
 
 	(void)state;
@@ -465,7 +455,7 @@ test_data_out_with_unknown_tags(void **state)
 static void
 test_too_much_immediate_data(void **state)
 {
-	struct peer *peer = new_session("FirstBurstLength=4096\n");
+	struct peer *peer = peer_session("FirstBurstLength=4096\n");
 
 	(void)state;
 	peer_write10(peer, 0, 64);
@@ -482,7 +472,7 @@ test_too_much_immediate_data(void **state)
 static void
 test_bad_data_digest_of_immediate_data(void **state)
 {
-	struct peer *peer = new_session("DataDigest=CRC32C\n");
+	struct peer *peer = peer_session("DataDigest=CRC32C\n");
 	struct pdu *pdu;
 	uint32_t expected = peer->cmdsn;
 
@@ -513,7 +503,7 @@ test_bad_data_digest_of_immediate_data(void **state)
 static void
 test_bad_data_digest_of_data_out(void **state)
 {
-	struct peer *peer = new_session("DataDigest=CRC32C\n");
+	struct peer *peer = peer_session("DataDigest=CRC32C\n");
 	uint32_t itt, ttt;
 
 	(void)state;
@@ -531,7 +521,7 @@ test_bad_data_digest_of_data_out(void **state)
 static void
 test_bad_header_digest(void **state)
 {
-	struct peer *peer = new_session("HeaderDigest=CRC32C\n");
+	struct peer *peer = peer_session("HeaderDigest=CRC32C\n");
 
 	(void)state;
 	peer_read10(peer, 0, 1);
@@ -551,7 +541,7 @@ test_hang_up_at_every_byte(void **state)
 
 	(void)state;
 	for (n = 0;; n += n < 100 || n > 1080 ? 1 : 61) {
-		peer = new_session("DataDigest=CRC32C\nHeaderDigest=CRC32C\n");
+		peer = peer_session("DataDigest=CRC32C\nHeaderDigest=CRC32C\n");
 		peer_write10(peer, 0, 2);
 		length = peer_compose(peer, pattern, 1024, bytes);
 		pipe_feed(peer->pipe, bytes, n < length ? n : length);
@@ -567,7 +557,7 @@ test_hang_up_at_every_byte(void **state)
 static void
 test_hang_up_during_a_stall(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	volume_script_hold(world.script, true);
@@ -592,7 +582,7 @@ test_hang_up_during_a_stall(void **state)
 static void
 test_slow_reader(void **state)
 {
-	struct peer *peer = new_session("MaxRecvDataSegmentLength=4096\n");
+	struct peer *peer = peer_session("MaxRecvDataSegmentLength=4096\n");
 	size_t length;
 
 	(void)state;
@@ -617,7 +607,7 @@ static void
 test_writes_beyond_the_budget(void **state)
 {
 	enum { BLOCKS = 16384, WRITES = 12 }; /* 8 MiB each, 96 MiB in all; a client holds 64 */
-	struct peer *peer = new_session("MaxBurstLength=1048576\nFirstBurstLength=262144\n");
+	struct peer *peer = peer_session("MaxBurstLength=1048576\nFirstBurstLength=262144\n");
 	uint32_t itts[WRITES], itt, ttt, offset, desired;
 	unsigned done = 0, asked = 0, sent = 0, i;
 	struct pdu pdu;
@@ -664,7 +654,7 @@ static void
 test_no_deadlock_of_immediate_data(void **state)
 {
 	enum { BLOCKS = 16384, WRITES = LIMIT_IOBUF_CLIENT / (BLOCKS * 512) };
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	struct pdu *pdu;
 
 	(void)state;
@@ -690,7 +680,7 @@ test_reads_beyond_the_budget(void **state)
 {
 	enum { BLOCKS = 16384, READS = 12 };
 	struct peer *peer =
-		new_session("MaxRecvDataSegmentLength=262144\nMaxBurstLength=1048576\n");
+		peer_session("MaxRecvDataSegmentLength=262144\nMaxBurstLength=1048576\n");
 	size_t in = 0;
 	unsigned done = 0;
 	struct pdu pdu;

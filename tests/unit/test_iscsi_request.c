@@ -8,16 +8,6 @@
 
 static uint8_t pattern[512 * 1024];
 
-static struct peer *
-new_session(const char *keys)
-{
-	struct peer *peer = peer_new(0);
-
-	peer_login(peer, keys);
-	peer_clear_attention(peer);
-	return peer;
-}
-
 static void
 expect_reject(struct peer *peer, uint8_t reason)
 {
@@ -51,7 +41,7 @@ test_ping(void **state)
 	(void)state;
 	fill_pattern(pattern, sizeof(pattern), 1);
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
-		peer = new_session(keys[i]);
+		peer = peer_session(keys[i]);
 		max = i == 2 ? 262144 : 8192;
 		for (size_t j = 0; j < ARRAY_SIZE(lengths); j++) {
 			ping(peer, j % 2 ? ISCSI_IMMEDIATE : 0, lengths[j]);
@@ -72,7 +62,7 @@ test_ping(void **state)
 static void
 test_ping_without_tag(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	peer_start(peer, ISCSI_NOP_OUT | ISCSI_IMMEDIATE);
@@ -87,7 +77,7 @@ test_ping_without_tag(void **state)
 static void
 test_ping_with_bad_digest(void **state)
 {
-	struct peer *peer = new_session("DataDigest=CRC32C\n");
+	struct peer *peer = peer_session("DataDigest=CRC32C\n");
 
 	(void)state;
 	peer->spoil_data = true;
@@ -102,7 +92,7 @@ test_ping_with_bad_digest(void **state)
 static void
 test_ping_during_a_stall(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	volume_script_hold(world.script, true);
@@ -124,7 +114,7 @@ test_ping_during_a_stall(void **state)
 static void
 test_gap_holds_what_follows(void **state)
 {
-	struct peer *peer = new_session("InitialR2T=No\n");
+	struct peer *peer = peer_session("InitialR2T=No\n");
 	uint32_t first = peer->cmdsn, itt;
 	uint8_t *bhs;
 
@@ -171,7 +161,7 @@ test_gap_holds_what_follows(void **state)
 static void
 test_hang_up_with_a_gap(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	peer->cmdsn++;
@@ -188,7 +178,7 @@ test_hang_up_with_a_gap(void **state)
 static void
 test_out_of_window(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint32_t first = peer->cmdsn;
 	static const uint32_t offsets[] = {LIMIT_ISCSI_WINDOW, LIMIT_ISCSI_WINDOW + 1, 0x7fffffff,
 		0x80000000, (uint32_t)-1, (uint32_t)-1000};
@@ -225,7 +215,7 @@ test_out_of_window(void **state)
 static void
 test_full_window(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint32_t max = peer->cmdsn + LIMIT_ISCSI_WINDOW - 1, now;
 	struct pdu *pdu;
 
@@ -255,7 +245,7 @@ test_full_window(void **state)
 static void
 test_rejects(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint8_t cdb[16] = {0};
 
 	(void)state;
@@ -308,7 +298,7 @@ test_rejects(void **state)
 static void
 test_rejected_cmdsn_is_a_gap(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	peer_start(peer, 0x1c);
@@ -347,7 +337,7 @@ static void
 test_additional_header_segments(void **state)
 {
 	uint8_t bytes[ISCSI_BHS + 1024];
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint8_t cdb[6] = {0}, *ahs = bytes + ISCSI_BHS;
 
 	(void)state;
@@ -382,7 +372,7 @@ test_additional_header_segments(void **state)
 static void
 test_bidirectional_commands(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint8_t cdb[10] = {0x2a, 0, 0, 0, 0, 0, 0, 0, 1};
 
 	(void)state;
@@ -396,7 +386,7 @@ test_bidirectional_commands(void **state)
 static void
 test_data_segment_too_long(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	peer_start(peer, ISCSI_NOP_OUT);
@@ -423,7 +413,7 @@ test_logout(void **state)
 
 	(void)state;
 	for (uint8_t reason = ISCSI_LOGOUT_SESSION; reason <= ISCSI_LOGOUT_CONNECTION; reason++) {
-		peer = new_session(NULL);
+		peer = peer_session(NULL);
 		if (reason == ISCSI_LOGOUT_CONNECTION) {
 			send_logout(peer, reason, 7);
 			pdu = peer_expect(peer, ISCSI_LOGOUT_RESPONSE);
@@ -446,7 +436,7 @@ test_logout(void **state)
 static void
 test_logout_with_tasks(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	peer_write10(peer, 0, 64);
@@ -483,7 +473,7 @@ test_logout_of_discovery(void **state)
 static void
 test_flood_of_pings(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	unsigned sent = 0;
 
 	(void)state;
@@ -506,7 +496,7 @@ test_flood_of_pings(void **state)
 static void
 test_too_many_immediate_commands(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	volume_script_hold(world.script, true);
@@ -551,7 +541,7 @@ test_random_pdus(void **state)
 	random_state = seed;
 	for (unsigned round = 0; round < 5000; round++) {
 		if (!peer)
-			peer = new_session(
+			peer = peer_session(
 				round % 2 ? "InitialR2T=No\nFirstBurstLength=1024\n" : NULL);
 		peer_start(peer, opcodes[next_random() % sizeof(opcodes)]);
 		for (unsigned i = BHS_LUN; i < ISCSI_BHS; i++) {

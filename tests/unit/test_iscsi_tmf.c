@@ -8,16 +8,6 @@
 
 static uint8_t pattern[64 * 1024];
 
-static struct peer *
-new_session(const char *keys)
-{
-	struct peer *peer = peer_new(0);
-
-	peer_login(peer, keys);
-	peer_clear_attention(peer);
-	return peer;
-}
-
 static void
 send_tmf(struct peer *peer, uint8_t function, uint8_t lun, uint32_t rtt, uint32_t refcmdsn)
 {
@@ -57,7 +47,7 @@ release_disk(void)
 static void
 test_answers_at_once(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	send_tmf(peer, ISCSI_ABORT_TASK, 0, 4711, peer->cmdsn - 1);
@@ -89,7 +79,7 @@ test_answers_at_once(void **state)
 static void
 test_abort_before_the_data(void **state)
 {
-	struct peer *peer = new_session("InitialR2T=No\nFirstBurstLength=65536\n");
+	struct peer *peer = peer_session("InitialR2T=No\nFirstBurstLength=65536\n");
 	uint32_t itt;
 
 	(void)state;
@@ -110,7 +100,7 @@ test_abort_before_the_data(void **state)
 static void
 test_abort_of_a_running_task(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint32_t itt, other;
 
 	(void)state;
@@ -133,7 +123,7 @@ test_abort_of_a_running_task(void **state)
 static void
 test_abort_that_takes_too_long(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint32_t itt;
 
 	(void)state;
@@ -153,7 +143,7 @@ test_abort_that_takes_too_long(void **state)
 static void
 test_two_functions_share_a_task(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint32_t itt;
 
 	(void)state;
@@ -171,7 +161,7 @@ test_two_functions_share_a_task(void **state)
 	peer_free(peer);
 
 	/* and both say it when the task ends in time */
-	peer = new_session(NULL);
+	peer = peer_session(NULL);
 	volume_script_hold(world.script, true);
 	itt = start_read(peer);
 	send_tmf(peer, ISCSI_ABORT_TASK, 0, itt, 0);
@@ -188,7 +178,7 @@ test_two_functions_share_a_task(void **state)
 static void
 test_abort_during_data_in(void **state)
 {
-	struct peer *peer = new_session("MaxRecvDataSegmentLength=512\n");
+	struct peer *peer = peer_session("MaxRecvDataSegmentLength=512\n");
 	struct pdu pdu;
 	unsigned data = 0;
 
@@ -219,7 +209,7 @@ test_abort_during_data_in(void **state)
 static void
 test_abort_fills_the_gap(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint32_t missing = peer->cmdsn;
 
 	(void)state;
@@ -245,7 +235,7 @@ test_abort_fills_the_gap(void **state)
 static void
 test_abort_of_a_held_task(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint32_t missing = peer->cmdsn++;
 
 	(void)state;
@@ -274,8 +264,8 @@ test_resets(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(functions); i++) {
-		peer = new_session(NULL);
-		other = new_session(NULL);
+		peer = peer_session(NULL);
+		other = peer_session(NULL);
 		volume_script_forget(world.script);
 		volume_script_hold(world.script, true);
 		start_read(peer);
@@ -303,7 +293,7 @@ test_resets(void **state)
 static void
 test_too_many_functions(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	volume_script_hold(world.script, true);
@@ -323,7 +313,7 @@ test_too_many_functions(void **state)
 static void
 test_hang_up_while_waiting(void **state)
 {
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
 	volume_script_hold(world.script, true);
@@ -344,7 +334,7 @@ test_abort_of_writes_beyond_the_budget(void **state)
 {
 	enum { BLOCKS = 16384, WRITES = LIMIT_IOBUF_CLIENT / (BLOCKS * 512) };
 	static uint8_t bytes[2 * ISCSI_BHS];
-	struct peer *peer = new_session(NULL);
+	struct peer *peer = peer_session(NULL);
 	uint8_t *bhs;
 	size_t n;
 
