@@ -62,7 +62,7 @@ struct portal {
 	const char *address;   /* "HOST:PORT" as bound; a wildcard host stays one */
 	const char *advertise; /* NULL: the local address of the connection that asks */
 	uint16_t group;        /* target portal group tag */
-	uint16_t relative_id;  /* relative target port identifier, 1 .. */
+	uint16_t relative_id;  /* relative target port identifier, 1 .., the same in all of a group */
 	bool tls;              /* from the first byte: the stream is a secure one */
 };
 

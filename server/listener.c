@@ -244,12 +244,28 @@ bind_listener(struct listener *listener, struct error *error)
 						     : bind_tcp(listener, error);
 }
 
+/* A portal group is one SCSI target port, with one relative identifier (RFC 7143 4.4.1). */
+static uint16_t
+relative_port(uint16_t group)
+{
+	uint16_t last = 0;
+
+	for (size_t i = 0; i < nportals; i++) {
+		if (portals[i].group == group)
+			return portals[i].relative_id;
+		if (portals[i].relative_id > last)
+			last = portals[i].relative_id;
+	}
+	return (uint16_t)(last + 1);
+}
+
 int
 listeners_bind(struct error *error)
 {
 	for (size_t i = 0; i < nlisteners; i++) {
 		struct listener *listener = &listeners[i];
 		int rc = bind_listener(listener, error);
+		uint16_t group;
 
 		if (rc)
 			return rc;
@@ -259,12 +275,13 @@ listeners_bind(struct error *error)
 			sizeof(listener->text));
 		if (listener->frontend != &iscsi_frontend)
 			continue;
+		group = listener->conf ? listener->conf->group : 1;
 		listener->portal = &portals[nportals];
 		portals[nportals] = (struct portal){.address = listener->text,
 			.advertise = listener->conf ? listener->conf->advertise : NULL,
-			.group = listener->conf ? listener->conf->group : 1,
+			.group = group,
 			.tls = listener->tls,
-			.relative_id = (uint16_t)(nportals + 1)};
+			.relative_id = relative_port(group)};
 		nportals++;
 	}
 	return 0;

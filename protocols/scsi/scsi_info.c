@@ -75,7 +75,7 @@ prepare_inquiry(struct scsi_task *task)
 		return scsi_fail_cdb(task, 2);
 	if ((task->cdb[1] & CDB_EVPD) && (!task->unit || !scsi_vpd_exists(page)))
 		return scsi_fail_cdb(task, 2);
-	task->in_max = min_u64(get_be16(task->cdb + 3), SCSI_PAGE_MAX);
+	task->in_max = min_u64(get_be16(task->cdb + 3), SCSI_INQUIRY_MAX);
 	return true;
 }
 
@@ -104,7 +104,7 @@ put_standard_inquiry(const struct scsi_task *task, struct writer *w)
 void
 execute_inquiry(struct scsi_task *task)
 {
-	uint8_t page[SCSI_PAGE_MAX];
+	uint8_t page[SCSI_INQUIRY_MAX];
 	struct writer w = writer_of(page, sizeof(page));
 
 	if (task->cdb[1] & CDB_EVPD)

@@ -111,7 +111,9 @@ struct scsi_nexus {
 	unsigned nports;
 };
 
-/* Name of the target port with that relative identifier, in `name`. False: there is none. */
+/* The target port with that relative identifier; NULL: there is none. */
+struct scsi_port *scsi_nexus_find_port(const struct scsi_nexus *nexus, uint16_t relative_id);
+/* Its name, in `name`. False: there is none. */
 bool scsi_nexus_port(
 	const struct scsi_nexus *nexus, uint16_t relative_id, char name[RESERVATION_NAME]);
 

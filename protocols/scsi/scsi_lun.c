@@ -78,6 +78,17 @@ copy_map(struct scsi_nexus *nexus, const struct target *target)
 	return 0;
 }
 
+struct scsi_port *
+scsi_nexus_find_port(const struct scsi_nexus *nexus, uint16_t relative_id)
+{
+	for (unsigned i = 0; i < nexus->nports; i++) {
+		if (nexus->ports[i].relative_id == relative_id)
+			return &nexus->ports[i];
+	}
+	return NULL;
+}
+
+/* RFC 7143 4.4.1: a portal group is one SCSI port, through however many portals. */
 static int
 copy_ports(struct scsi_nexus *nexus, const struct catalogue *catalogue)
 {
@@ -86,10 +97,12 @@ copy_ports(struct scsi_nexus *nexus, const struct catalogue *catalogue)
 	nexus->ports = calloc(catalogue->nportals, sizeof(*nexus->ports));
 	if (!nexus->ports)
 		return -ENOMEM;
-	nexus->nports = (unsigned)catalogue->nportals;
 	for (size_t i = 0; i < catalogue->nportals; i++) {
-		nexus->ports[i].relative_id = catalogue->portals[i].relative_id;
-		nexus->ports[i].group = catalogue->portals[i].group;
+		const struct portal *portal = &catalogue->portals[i];
+
+		if (!scsi_nexus_find_port(nexus, portal->relative_id))
+			nexus->ports[nexus->nports++] = (struct scsi_port){
+				.relative_id = portal->relative_id, .group = portal->group};
 	}
 	return 0;
 }
@@ -114,14 +127,12 @@ scsi_nexus_new(
 bool
 scsi_nexus_port(const struct scsi_nexus *nexus, uint16_t relative_id, char name[RESERVATION_NAME])
 {
-	for (unsigned i = 0; i < nexus->nports; i++) {
-		if (nexus->ports[i].relative_id != relative_id)
-			continue;
+	const struct scsi_port *port = scsi_nexus_find_port(nexus, relative_id);
+
+	if (port)
 		snprintf(name, RESERVATION_NAME, "%s,t,0x%04x", nexus->target,
-			(unsigned)nexus->ports[i].group);
-		return true;
-	}
-	return false;
+			(unsigned)port->group);
+	return port != NULL;
 }
 
 /* The volume has left this LUN for good. */

@@ -20,6 +20,7 @@ enum {
 	ASSOCIATION_DEVICE = 0x20,
 
 	DESIGNATOR_T10 = 1,
+	DESIGNATOR_EUI_64 = 2,
 	DESIGNATOR_NAA = 3,
 	DESIGNATOR_RELATIVE_PORT = 4,
 	DESIGNATOR_PORT_GROUP = 5,
@@ -69,6 +70,13 @@ static uint64_t
 make_naa(const struct scsi_unit *unit)
 {
 	return (get_be64(unit->info.uuid) & UINT64_C(0x0fffffffffffffff)) | UINT64_C(3) << 60;
+}
+
+/* EUI-64 of the range that is locally administered: U/L set, no group. */
+static uint64_t
+make_eui(const struct scsi_unit *unit)
+{
+	return (get_be64(unit->info.uuid) & ~(UINT64_C(3) << 56)) | UINT64_C(2) << 56;
 }
 
 /* The pages, without their header */
@@ -126,6 +134,10 @@ put_unit_designators(const struct scsi_unit *unit, struct writer *w)
 	writer_be64(w, make_naa(unit));
 	end_designator(w, start);
 
+	start = start_designator(w, CODE_BINARY, ASSOCIATION_UNIT, DESIGNATOR_EUI_64);
+	writer_be64(w, make_eui(unit));
+	end_designator(w, start);
+
 	make_serial(unit, serial);
 	start = start_designator(w, CODE_ASCII, ASSOCIATION_UNIT, DESIGNATOR_T10);
 	scsi_put_ascii(w, scsi_vendor(unit), 8);
@@ -137,22 +149,20 @@ put_unit_designators(const struct scsi_unit *unit, struct writer *w)
 	put_name(w, ASSOCIATION_UNIT, name);
 }
 
-static const struct scsi_port *
-find_port(const struct scsi_task *task)
+static void
+put_port_name(const struct scsi_nexus *nexus, const struct scsi_port *port, struct writer *w)
 {
-	for (unsigned i = 0; i < task->nexus->nports; i++) {
-		if (task->nexus->ports[i].relative_id == task->portal_id)
-			return &task->nexus->ports[i];
-	}
-	return NULL;
+	char name[sizeof(nexus->target) + 16];
+
+	snprintf(name, sizeof(name), "%s,t,0x%04x", nexus->target, (unsigned)port->group);
+	put_name(w, ASSOCIATION_PORT, name);
 }
 
 /* Of the port the command came by. */
 static void
 put_port_designators(const struct scsi_task *task, struct writer *w)
 {
-	const struct scsi_port *port = find_port(task);
-	char name[sizeof(task->nexus->target) + 16];
+	const struct scsi_port *port = scsi_nexus_find_port(task->nexus, task->portal_id);
 	size_t start;
 
 	start = start_designator(w, CODE_BINARY, ASSOCIATION_PORT, DESIGNATOR_RELATIVE_PORT);
@@ -165,9 +175,7 @@ put_port_designators(const struct scsi_task *task, struct writer *w)
 	writer_be16(w, 0);
 	writer_be16(w, port->group);
 	end_designator(w, start);
-
-	snprintf(name, sizeof(name), "%s,t,0x%04x", task->nexus->target, (unsigned)port->group);
-	put_name(w, ASSOCIATION_PORT, name);
+	put_port_name(task->nexus, port, w);
 }
 
 static void
@@ -186,6 +194,38 @@ put_extended_inquiry(const struct scsi_task *task, struct writer *w)
 	writer_u8(w, task->unit->info.volatile_cache ? 0x01 : 0); /* V_SUP */
 	writer_zero(w, 57);
 }
+
+/* Every page is one for all: what a nexus changes holds for each. */
+static void
+put_mode_policy(const struct scsi_task *task, struct writer *w)
+{
+	(void)task;
+	writer_u8(w, MODE_ALL);
+	writer_u8(w, SUBPAGE_ALL);
+	writer_be16(w, 0); /* of this unit alone (MLUS 0), shared */
+}
+
+static void
+put_ports(const struct scsi_task *task, struct writer *w)
+{
+	const struct scsi_nexus *nexus = task->nexus;
+
+	for (unsigned i = 0; i < nexus->nports; i++) {
+		size_t start;
+
+		writer_be16(w, 0);
+		writer_be16(w, nexus->ports[i].relative_id);
+		writer_be32(w, 0); /* a target port: no initiator's TransportID */
+		writer_be32(w, 0);
+		start = w->length;
+		put_port_name(nexus, &nexus->ports[i], w);
+		if (!w->bad)
+			put_be16(w->start + start - 2, (uint16_t)(w->length - start));
+	}
+}
+/* 12 bytes of a port, 4 of its designator, and its name with an end and padding. */
+_Static_assert(4 + LIMIT_LISTENERS * (12 + 4 + LIMIT_ISCSI_NAME + 9 + 4) <= SCSI_INQUIRY_MAX,
+	"every port fits the page");
 
 /* Lengths in blocks. */
 static void
@@ -234,6 +274,25 @@ put_provisioning(const struct scsi_task *task, struct writer *w)
 	writer_u8(w, 0);
 }
 
+/* Not zoned: nothing is reported but that (ZBC 6.5.2). */
+static void
+put_zones(const struct scsi_task *task, struct writer *w)
+{
+	(void)task;
+	writer_be32(w, 0);
+	for (unsigned i = 0; i < 3; i++)
+		writer_be32(w, UINT32_MAX); /* zones that may be open: not reported */
+	writer_zero(w, 44);
+}
+
+/* No streams, and no WRITE SCATTERED (SBC-4 6.6.5). */
+static void
+put_more_limits(const struct scsi_task *task, struct writer *w)
+{
+	(void)task;
+	writer_zero(w, 60);
+}
+
 static const struct {
 	uint8_t page;
 	void (*put)(const struct scsi_task *task, struct writer *w);
@@ -243,9 +302,13 @@ static const struct {
 	{VPD_SERIAL, put_serial},
 	{VPD_IDENTIFICATION, put_identification},
 	{VPD_EXTENDED_INQUIRY, put_extended_inquiry},
+	{VPD_MODE_POLICY, put_mode_policy},
+	{VPD_PORTS, put_ports},
 	{VPD_BLOCK_LIMITS, put_block_limits},
 	{VPD_CHARACTERISTICS, put_characteristics},
 	{VPD_PROVISIONING, put_provisioning},
+	{VPD_ZONES, put_zones},
+	{VPD_MORE_LIMITS, put_more_limits},
 };
 
 static void

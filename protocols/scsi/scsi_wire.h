@@ -149,9 +149,13 @@ enum {
 	VPD_SERIAL = 0x80,
 	VPD_IDENTIFICATION = 0x83,
 	VPD_EXTENDED_INQUIRY = 0x86,
+	VPD_MODE_POLICY = 0x87,
+	VPD_PORTS = 0x88,
 	VPD_BLOCK_LIMITS = 0xb0,
 	VPD_CHARACTERISTICS = 0xb1,
 	VPD_PROVISIONING = 0xb2,
+	VPD_ZONES = 0xb6,
+	VPD_MORE_LIMITS = 0xb7,
 };
 
 enum {
@@ -165,6 +169,7 @@ enum {
 
 #define SCSI_FIXED_SENSE 18 /* bytes of fixed format sense data as we build it */
 #define SCSI_BLOCK_MAX   4096
-#define SCSI_PAGE_MAX    4096 /* no page, list or report we build is longer */
+#define SCSI_PAGE_MAX    4096 /* no page, list or report we build is longer, but for ... */
+#define SCSI_INQUIRY_MAX (20 * 1024) /* ... the target's ports, with their names */
 
 #endif

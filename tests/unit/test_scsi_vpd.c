@@ -31,8 +31,8 @@ start(void **state)
 static const struct answer *
 read_page(uint8_t page)
 {
-	static uint8_t full[SCSI_PAGE_MAX];
-	const struct answer *a = disk_command(disk.nexus, CDB(0x12, 1, page, 0x10, 0), NULL, 0);
+	static uint8_t full[SCSI_INQUIRY_MAX];
+	const struct answer *a = disk_command(disk.nexus, CDB(0x12, 1, page, 0xff, 0xff), NULL, 0);
 	size_t whole = a->in_length;
 
 	assert_good(a);
@@ -53,7 +53,8 @@ read_page(uint8_t page)
 static void
 test_supported_pages(void **state)
 {
-	static const uint8_t pages[] = {0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2};
+	static const uint8_t pages[] = {
+		0x00, 0x80, 0x83, 0x86, 0x87, 0x88, 0xb0, 0xb1, 0xb2, 0xb6, 0xb7};
 	const struct answer *a = read_page(0);
 
 	(void)state;
@@ -139,6 +140,10 @@ test_identification(void **state)
 	assert_int_equal(length, 8);
 	assert_int_equal(p[4] >> 4, 3);
 	snprintf(naa, sizeof(naa), "naa.%016llX", (unsigned long long)get_be64(p + 4));
+	p = find_designator(a, 0, 2, &length); /* EUI-64, locally administered */
+	assert_int_equal(p[0], 0x01);
+	assert_int_equal(length, 8);
+	assert_int_equal(p[4] & 0x03, 0x02);
 	p = find_designator(a, 0, 1, &length); /* T10 vendor identification */
 	assert_int_equal(p[0], 0x02);
 	assert_int_equal(length, 8 + 16 + 32);
@@ -159,6 +164,127 @@ test_identification(void **state)
 	assert_int_equal(length % 4, 0);
 	p = find_designator(a, 2, 8, &length);
 	assert_string_equal((const char *)p + 4, "iqn.2026-11.localhost.slabd:disk0");
+}
+
+/* Of the unit on every path the same; of the port only where it differs. SPC-4 7.8.6 */
+static void
+test_identity_on_every_path(void **state)
+{
+	static const uint8_t types[] = {1, 2, 3, 8};
+	uint8_t first[512];
+	struct answer one;
+	const struct answer *a = read_page(0x83);
+	const uint8_t *p, *q;
+	size_t length, again;
+
+	(void)state;
+	memcpy(first, a->in, a->in_length);
+	one = *a;
+	one.in = first;
+	disk.target.name = "iqn.2026-11.localhost.slabd:elsewhere";
+	disk_add_lun(1, disk.luns[0].volume, false);
+	a = disk_command_lun(
+		disk.other, (const uint8_t[8]){0, 1}, CDB(0x12, 1, 0x83, 2, 0), NULL, 0);
+	assert_good(a);
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		p = find_designator(&one, 0, types[i], &length);
+		q = find_designator(a, 0, types[i], &again);
+		assert_int_equal(length, again);
+		assert_memory_equal(p, q, 4 + length);
+	}
+	p = find_designator(&one, 2, 8, &length);
+	q = find_designator(a, 2, 8, &again);
+	assert_string_equal((const char *)q + 4, "iqn.2026-11.localhost.slabd:elsewhere");
+	assert_string_not_equal((const char *)p + 4, (const char *)q + 4);
+}
+
+static void
+test_mode_policy(void **state)
+{
+	static const uint8_t shared[] = {0, 0x87, 0, 4, 0x3f, 0xff, 0, 0};
+	const struct answer *a = read_page(0x87);
+
+	(void)state;
+	assert_int_equal(a->in_length, sizeof(shared));
+	assert_memory_equal(a->in, shared, sizeof(shared));
+}
+
+/* Each port once, with the name that 83h gives it; a group of two portals is one port. */
+static void
+test_ports(void **state)
+{
+	static const struct portal portals[] = {{.address = "a", .group = 3, .relative_id = 1},
+		{.address = "b", .group = 3, .relative_id = 1},
+		{.address = "c", .group = 300, .relative_id = 2}};
+	static const char *const names[] = {"iqn.2026-11.localhost.slabd:disk0,t,0x0003",
+		"iqn.2026-11.localhost.slabd:disk0,t,0x012c"};
+	const struct answer *a;
+	const uint8_t *p;
+
+	(void)state;
+	disk.catalogue.portals = portals;
+	disk.catalogue.nportals = ARRAY_SIZE(portals);
+	disk_add_lun(1, disk.luns[0].volume, false);
+	read_page(0x88);
+	a = disk_command(disk.nexus, CDB(0x12, 1, 0x88, 2, 0), NULL, 0);
+	p = a->in + 4;
+	for (unsigned i = 0; i < 2; i++) {
+		size_t length = get_be16(p + 10);
+
+		assert_true(p + 12 + length <= a->in + a->in_length);
+		assert_int_equal(get_be16(p + 2), i + 1);
+		assert_int_equal(get_be16(p + 6), 0); /* no initiator port */
+		assert_int_equal(p[12], 0x53);
+		assert_int_equal(p[13], 0x98);
+		assert_int_equal(p[15], length - 4);
+		assert_string_equal((const char *)p + 16, names[i]);
+		p += 12 + length;
+	}
+	assert_ptr_equal(p, a->in + a->in_length);
+}
+
+/* As many ports as there can be, with names as long as they can be. */
+static void
+test_many_ports(void **state)
+{
+	static struct portal portals[LIMIT_LISTENERS];
+	char name[LIMIT_ISCSI_NAME + 1] = "iqn.2026-11.";
+	const struct answer *a;
+
+	(void)state;
+	memset(name + 12, 'x', LIMIT_ISCSI_NAME - 12);
+	for (unsigned i = 0; i < LIMIT_LISTENERS; i++)
+		portals[i] = (struct portal){.address = "a",
+			.group = (uint16_t)(65535 - i),
+			.relative_id = (uint16_t)(i + 1)};
+	disk.target.name = name;
+	disk.catalogue.portals = portals;
+	disk.catalogue.nportals = LIMIT_LISTENERS;
+	disk_add_lun(1, disk.luns[0].volume, false);
+	a = disk_command(disk.nexus, CDB(0x12, 1, 0x88, 0xff, 0xff), NULL, 0);
+	assert_good(a);
+	assert_int_equal(get_be16(a->in + 2) + 4, a->in_length);
+	assert_true(a->in_length > LIMIT_LISTENERS * LIMIT_ISCSI_NAME);
+	assert_good(disk_command(disk.nexus, CDB(0x12, 1, 0x83, 2, 0), NULL, 0));
+	disk.target.name = NULL;
+}
+
+static void
+test_zones_and_more_limits(void **state)
+{
+	const struct answer *a = read_page(0xb6);
+
+	(void)state;
+	assert_int_equal(a->in_length, 64);
+	assert_int_equal(get_be32(a->in + 4), 0);
+	for (unsigned at = 8; at < 20; at += 4)
+		assert_int_equal(get_be32(a->in + at), UINT32_MAX);
+	for (unsigned at = 20; at < 64; at++)
+		assert_int_equal(a->in[at], 0);
+	a = read_page(0xb7);
+	assert_int_equal(a->in_length, 64);
+	for (unsigned at = 4; at < 64; at++)
+		assert_int_equal(a->in[at], 0);
 }
 
 static void
@@ -231,6 +357,11 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_extended_inquiry, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_serial, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_identification, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_identity_on_every_path, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_mode_policy, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_ports, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_many_ports, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_zones_and_more_limits, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_block_limits, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_qualities, start, disk_teardown),
 		cmocka_unit_test(test_a_thick_rotating_volume),
