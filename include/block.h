@@ -92,6 +92,8 @@ struct blk_info {
 	bool fast_zero;      /* ZERO with FAST_ONLY can succeed */
 	bool fua;            /* the driver's submit() carries out FUA of a WRITE itself */
 	bool carried_inline; /* the driver's promise behind blk_inline() */
+	/* Bytes of one WRITE that a power cut leaves done or not done as a whole; 0: one physical block. */
+	uint64_t atomic_max;
 	uint8_t uuid[16];    /* derived from the volume's name */
 };
 

@@ -72,6 +72,8 @@ struct scsi_unit {
 	unsigned block_shift;
 	uint64_t transfer_max; /* bytes in one READ or WRITE */
 	uint64_t compare_max;  /* and compared by COMPARE AND WRITE */
+	uint64_t atomic_max;   /* and written by WRITE ATOMIC ... */
+	uint32_t atomic_unit;  /* ... a multiple of this, at a multiple of it */
 	bool thin;             /* discard does something: LBPME */
 	unsigned tasks;        /* between scsi_prepare() and done() */
 
@@ -297,6 +299,8 @@ bool prepare_write_and_verify(struct scsi_task *task);
 void execute_write_and_verify(struct scsi_task *task);
 bool prepare_orwrite(struct scsi_task *task);
 void execute_orwrite(struct scsi_task *task);
+bool prepare_write_atomic(struct scsi_task *task);
+void execute_write_atomic(struct scsi_task *task);
 bool prepare_prefetch(struct scsi_task *task);
 void execute_prefetch(struct scsi_task *task);
 

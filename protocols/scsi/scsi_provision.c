@@ -16,6 +16,8 @@
 bool
 prepare_unmap(struct scsi_task *task)
 {
+	if ((task->cdb[1] & CDB_UNMAP_ANCHOR) && !task->unit->thin) /* ANC_SUP is not set */
+		return scsi_fail_cdb(task, 1);
 	task->out_length = get_be16(task->cdb + 7);
 	return true;
 }
@@ -62,19 +64,21 @@ static void unmap_done(struct blk_request *request);
 
 /*
  * One DISCARD for each descriptor with a length, one after the other; task->step counts the
- * descriptors begun, out of task->pending - 1. False: none is left, or sense is set because the
- * volume shrank.
+ * descriptors begun, out of task->pending - 1. What is to be anchored (SBC-3 4.7.4.5) is written with
+ * zeroes, which gives it its place. False: none is left, or sense is set because the volume shrank.
  */
 static bool
 start_unmap(struct scsi_task *task)
 {
+	enum blk_op op = task->cdb[1] & CDB_UNMAP_ANCHOR ? BLK_ZERO : BLK_DISCARD;
+
 	do {
 		if (task->step == task->pending - 1 || !load_descriptor(task, task->step))
 			return false;
 		task->step++;
 	} while (task->length == 0);
-	scsi_submit(task, BLK_DISCARD, scsi_write_flags(task, false), task->offset, task->length,
-		unmap_done);
+	scsi_submit(
+		task, op, scsi_write_flags(task, false), task->offset, task->length, unmap_done);
 	return true;
 }
 
@@ -118,13 +122,15 @@ prepare_write_same(struct scsi_task *task)
 	uint64_t lba, blocks;
 
 	scsi_cdb_range(task, &lba, &blocks);
-	if (blocks == 0) /* WSNZ is set in the block limits page */
-		return scsi_fail_cdb(task, length_byte);
 	if (!scsi_range(task, lba, blocks))
 		return false;
+	if (blocks == 0) /* to the end; WSNZ is not set in the block limits page */
+		task->length = task->unit->info.size - task->offset;
 	if (task->length > LIMIT_SCSI_WRITE_SAME)
 		return scsi_fail_cdb(task, length_byte);
 	if ((task->cdb[1] & CDB_WS_UNMAP) && !task->unit->thin) /* LBPWS is not set */
+		return scsi_fail_cdb(task, 1);
+	if ((task->cdb[1] & (CDB_WS_ANCHOR | CDB_WS_UNMAP)) == CDB_WS_ANCHOR)
 		return scsi_fail_cdb(task, 1);
 	task->out_length = no_data_out(task) ? 0 : task->unit->info.block_size;
 	return true;
@@ -133,8 +139,8 @@ prepare_write_same(struct scsi_task *task)
 static void write_same_done(struct blk_request *request);
 
 /*
- * Zeroes are one request. Any other block is written from a vector that names it many times:
- * task->step counts the vector's entries.
+ * Zeroes are one request; anchored ones keep their place. Any other block is written from a vector
+ * that names it many times: task->step counts the vector's entries.
  */
 static void
 start_write_same(struct scsi_task *task)
@@ -143,7 +149,7 @@ start_write_same(struct scsi_task *task)
 	uint64_t length = task->length;
 
 	if (task->step == 0) {
-		if (task->cdb[1] & CDB_WS_UNMAP)
+		if ((task->cdb[1] & (CDB_WS_ANCHOR | CDB_WS_UNMAP)) == CDB_WS_UNMAP)
 			flags |= BLK_MAY_UNMAP;
 		scsi_submit(task, BLK_ZERO, flags, task->offset, length, write_same_done);
 		return;

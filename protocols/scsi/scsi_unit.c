@@ -108,6 +108,12 @@ fill_info(struct scsi_unit *unit)
 	unit->transfer_max = round_down(
 		min_u64(LIMIT_SCSI_TRANSFER, unit->info.transfer_max), unit->info.block_size);
 	unit->compare_max = min_u64(unit->transfer_max, LIMIT_IOBUF_PIECE);
+	unit->atomic_unit =
+		unit->info.atomic_max ? unit->info.block_size : unit->info.physical_block_size;
+	unit->atomic_max = round_down(
+		min_u64(unit->compare_max, unit->info.atomic_max ? unit->info.atomic_max
+								 : unit->info.physical_block_size),
+		unit->atomic_unit);
 	unit->thin = unit->info.discard_granularity != 0;
 }
 

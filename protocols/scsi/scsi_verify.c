@@ -1,6 +1,6 @@
 /*
  * Commands that look at the medium and move nothing, or look at it before or after they write:
- * VERIFY, WRITE AND VERIFY, ORWRITE, PRE-FETCH. SBC-3 5
+ * VERIFY, WRITE AND VERIFY, ORWRITE, WRITE ATOMIC, PRE-FETCH. SBC-3 5
  */
 #include "config.h"
 
@@ -195,6 +195,29 @@ prepare_orwrite(struct scsi_task *task)
 	return true;
 }
 
+/*
+ * SBC-4 4.29, WRITE ATOMIC: all of it or nothing is seen by other commands, and left by a loss of power, which
+ * bounds it more than the first does. Its old data is read for no other reason than to be compared
+ * with.
+ */
+bool
+prepare_write_atomic(struct scsi_task *task)
+{
+	const struct scsi_unit *unit = task->unit;
+	uint64_t lba, blocks;
+
+	scsi_cdb_range(task, &lba, &blocks); /* ATOMIC BOUNDARY before the length is 0 */
+	if (!scsi_range(task, lba, blocks))
+		return false;
+	if (task->offset % unit->atomic_unit != 0)
+		return scsi_fail_cdb(task, 2);
+	if (task->length > unit->atomic_max || task->length % unit->atomic_unit != 0)
+		return scsi_fail_cdb(task, 12);
+	task->out_length = task->length;
+	task->in_max = 2 * task->length;
+	return true;
+}
+
 static void orwrite_read(struct scsi_task *task);
 
 static void
@@ -221,14 +244,14 @@ orwrite_read_done(struct blk_request *request)
 	const struct iobuf *in = &task->in;
 	uint8_t old[SCSI_BLOCK_MAX], data[SCSI_BLOCK_MAX];
 	size_t block = task->unit->info.block_size, length = (size_t)task->length;
-	bool fua = task->cdb[1] & CDB_FUA;
+	bool fua = task->cdb[1] & CDB_FUA, or = task->opcode->opcode == OP_ORWRITE;
 
 	if (scsi_step_failed(task, request))
 		return;
 	for (size_t at = 0; at < length; at += block) {
 		iov_to(in->iov, in->niov, at, old, block);
 		iov_to(task->out.iov, task->out.niov, at, data, block);
-		for (size_t i = 0; i < block; i++)
+		for (size_t i = 0; or &&i < block; i++)
 			data[i] |= old[i];
 		iov_from(in->iov, in->niov, length + at, data, block);
 	}
@@ -269,6 +292,12 @@ execute_orwrite(struct scsi_task *task)
 		return;
 	}
 	orwrite_read(task);
+}
+
+void
+execute_write_atomic(struct scsi_task *task)
+{
+	execute_orwrite(task);
 }
 
 /* PRE-FETCH */

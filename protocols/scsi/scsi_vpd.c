@@ -237,7 +237,7 @@ put_block_limits(const struct scsi_task *task, struct writer *w)
 	uint64_t optimal = min_u64(MIB, unit->transfer_max);
 	uint32_t granularity = info->discard_granularity >> shift;
 
-	writer_u8(w, 1); /* WSNZ: WRITE SAME of 0 blocks is refused */
+	writer_u8(w, 0); /* no WSNZ: WRITE SAME of 0 blocks goes to the end */
 	writer_u8(
 		w, (uint8_t)min_u64(unit->compare_max >> shift, UINT8_MAX)); /* COMPARE AND WRITE */
 	writer_be16(w, (uint16_t)min_u64(info->physical_block_size >> shift, UINT16_MAX));
@@ -249,7 +249,10 @@ put_block_limits(const struct scsi_task *task, struct writer *w)
 	writer_be32(w, unit->thin && granularity == 0 ? 1 : granularity);
 	writer_be32(w, unit->thin ? UINT32_C(1) << 31 : 0); /* UGAVALID: aligned at 0 */
 	writer_be64(w, LIMIT_SCSI_WRITE_SAME >> shift);
-	writer_zero(w, 20); /* no atomic writes */
+	writer_be32(w, (uint32_t)(unit->atomic_max >> shift));
+	writer_be32(w, unit->atomic_unit >> shift); /* alignment, and granularity */
+	writer_be32(w, unit->atomic_unit >> shift);
+	writer_zero(w, 8); /* no atomic boundaries */
 }
 
 static void
@@ -257,7 +260,7 @@ put_characteristics(const struct scsi_task *task, struct writer *w)
 {
 	writer_be16(w, task->unit->info.rotational ? 7200 : 1); /* 1: not rotating */
 	writer_u8(w, 0);
-	writer_u8(w, 0x50); /* WABEREQ, WACEREQ: erased blocks read without error */
+	writer_u8(w, 0x40); /* WABEREQ: erased blocks read without error; no cryptographic erase */
 	writer_zero(w, 56);
 }
 
@@ -267,10 +270,10 @@ put_provisioning(const struct scsi_task *task, struct writer *w)
 	const struct scsi_unit *unit = task->unit;
 	bool zeroes = unit->thin && unit->info.sparse;
 
-	writer_u8(w, 0); /* no thresholds */
-	writer_u8(w,
-		(uint8_t)((unit->thin ? 0xe0 : 0) | (zeroes ? 0x04 : 0))); /* LBPU LBPWS LBPWS10 */
-	writer_u8(w, unit->thin ? 2 : 0);                                  /* thin provisioned */
+	writer_u8(w, 0);                                 /* no thresholds */
+	writer_u8(w, (uint8_t)((unit->thin ? 0xe2 : 0) | /* LBPU LBPWS LBPWS10 ANC_SUP */
+			       (zeroes ? 0x04 : 0)));
+	writer_u8(w, unit->thin ? 2 : 0); /* thin provisioned */
 	writer_u8(w, 0);
 }
 

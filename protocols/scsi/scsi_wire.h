@@ -41,6 +41,7 @@ enum {
 	OP_PREFETCH_16 = 0x90,
 	OP_SYNCHRONIZE_CACHE_16 = 0x91,
 	OP_WRITE_SAME_16 = 0x93,
+	OP_WRITE_ATOMIC_16 = 0x9c,
 	OP_SERVICE_ACTION_IN_16 = 0x9e,
 	OP_REPORT_LUNS = 0xa0,
 	OP_MAINTENANCE_IN = 0xa3,
@@ -128,7 +129,9 @@ enum {
 	CDB_DPO = 0x10, /* byte 1 of READ, WRITE */
 	CDB_FUA = 0x08,
 	CDB_WS_UNMAP = 0x08, /* byte 1 of WRITE SAME */
+	CDB_WS_ANCHOR = 0x10,
 	CDB_WS_NDOB = 0x01,
+	CDB_UNMAP_ANCHOR = 0x01,
 	CDB_EVPD = 0x01,  /* INQUIRY */
 	CDB_DESC = 0x01,  /* REQUEST SENSE */
 	CDB_PF = 0x10,    /* MODE SELECT */
@@ -169,7 +172,7 @@ enum {
 
 #define SCSI_FIXED_SENSE 18 /* bytes of fixed format sense data as we build it */
 #define SCSI_BLOCK_MAX   4096
-#define SCSI_PAGE_MAX    4096 /* no page, list or report we build is longer, but for ... */
+#define SCSI_PAGE_MAX    4096        /* no page, list or report we build is longer, but for ... */
 #define SCSI_INQUIRY_MAX (20 * 1024) /* ... the target's ports, with their names */
 
 #endif

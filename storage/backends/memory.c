@@ -137,6 +137,7 @@ promise(const struct conf_volume *conf, struct blk_info *info, uint64_t size)
 	info->sparse = true;
 	info->fast_zero = true;
 	info->carried_inline = true;
+	info->atomic_max = LIMIT_IOBUF_PIECE; /* a power cut leaves nothing at all */
 	info->limit = conf->limit && conf->limit < size ? round_down(conf->limit, CHUNK_SIZE) : 0;
 }
 

@@ -118,8 +118,50 @@ test_unmap_lists(void **state)
 	put_be16(list + 2, 39);
 	assert_good(disk_command(disk.nexus, CDB(OP_UNMAP, [8] = 47), list, 47));
 	assert_int_equal(disk_calls(BLK_DISCARD), 2);
-	assert_bad_cdb(
-		disk_command(disk.nexus, CDB(OP_UNMAP, 1, [8] = 8), list, 8), 1); /* ANCHOR */
+	assert_bad_cdb(disk_command(disk.nexus, CDB(OP_UNMAP, 2, [8] = 8), list, 8), 1);
+}
+
+static const uint8_t *
+same_cdb(bool sixteen, uint8_t flags, uint64_t lba, uint32_t count)
+{
+	static uint8_t cdb[16];
+
+	memset(cdb, 0, sizeof(cdb));
+	cdb[0] = sixteen ? OP_WRITE_SAME_16 : OP_WRITE_SAME_10;
+	cdb[1] = flags;
+	if (sixteen) {
+		put_be64(cdb + 2, lba);
+		put_be32(cdb + 10, count);
+	} else {
+		put_be32(cdb + 2, (uint32_t)lba);
+		put_be16(cdb + 7, (uint16_t)count);
+	}
+	return cdb;
+}
+
+/* What is anchored keeps its place: zeroes are written to it. */
+static void
+test_anchor(void **state)
+{
+	static const uint8_t zeroes[512];
+	const struct script_call *call;
+
+	(void)state;
+	memset(disk_medium(), 0x77, MIB);
+	put_descriptor(0, 10, 4);
+	unmap(1);
+	volume_script_forget(disk.script);
+	assert_good(disk_command(disk.nexus, CDB(OP_UNMAP, CDB_UNMAP_ANCHOR, [8] = 24), list, 24));
+	assert_good(disk_command(
+		disk.nexus, same_cdb(true, CDB_WS_ANCHOR | CDB_WS_UNMAP, 10, 4), zeroes, 512));
+	assert_int_equal(volume_script_calls(disk.script), 2);
+	for (unsigned i = 0; i < 2; i++) {
+		call = volume_script_call(disk.script, i);
+		assert_int_equal(call->op, BLK_ZERO);
+		assert_int_equal(call->flags, 0);
+		assert_int_equal(call->offset, 10 * 512);
+		assert_int_equal(call->length, 4 * 512);
+	}
 }
 
 static void
@@ -146,24 +188,6 @@ test_unmap_that_fails(void **state)
 }
 
 /* WRITE SAME */
-
-static const uint8_t *
-same_cdb(bool sixteen, uint8_t flags, uint64_t lba, uint32_t count)
-{
-	static uint8_t cdb[16];
-
-	memset(cdb, 0, sizeof(cdb));
-	cdb[0] = sixteen ? OP_WRITE_SAME_16 : OP_WRITE_SAME_10;
-	cdb[1] = flags;
-	if (sixteen) {
-		put_be64(cdb + 2, lba);
-		put_be32(cdb + 10, count);
-	} else {
-		put_be32(cdb + 2, (uint32_t)lba);
-		put_be16(cdb + 7, (uint16_t)count);
-	}
-	return cdb;
-}
 
 static void
 test_write_same_of_a_pattern(void **state)
@@ -237,6 +261,27 @@ test_write_same_without_data(void **state)
 	assert_bad_cdb(disk_command(disk.nexus, same_cdb(false, CDB_WS_NDOB, 2, 3), NULL, 0), 1);
 }
 
+/* 0 blocks: to the end. */
+static void
+test_write_same_to_the_end(void **state)
+{
+	static const uint8_t block[512] = {1, 2, 3};
+
+	(void)state;
+	for (unsigned sixteen = 0; sixteen < 2; sixteen++) {
+		memset(disk_medium(), 0xee, 16 * MIB);
+		assert_good(disk_command(
+			disk.nexus, same_cdb(sixteen, 0, blocks - 300, 0), block, 512));
+		assert_int_equal(disk_medium()[(blocks - 300) * 512 - 1], 0xee);
+		for (uint64_t i = blocks - 300; i < blocks; i++)
+			assert_memory_equal(disk_medium() + i * 512, block, 512);
+		assert_good(disk_command(disk.nexus, same_cdb(sixteen, 0, blocks, 0), block, 512));
+		assert_sense(
+			disk_command(disk.nexus, same_cdb(sixteen, 0, blocks + 1, 0), block, 512),
+			5, 0x2100);
+	}
+}
+
 static void
 test_write_same_refused(void **state)
 {
@@ -245,10 +290,9 @@ test_write_same_refused(void **state)
 	(void)state;
 	volume_script_forget(disk.script);
 	for (unsigned sixteen = 0; sixteen < 2; sixteen++) {
-		assert_bad_cdb(disk_command(disk.nexus, same_cdb(sixteen, 0, 0, 0), block, 512),
-			sixteen ? 10 : 7);
+		/* ANCHOR alone */
 		assert_bad_cdb(
-			disk_command(disk.nexus, same_cdb(sixteen, 0x18, 0, 1), block, 512), 1);
+			disk_command(disk.nexus, same_cdb(sixteen, 0x10, 0, 1), block, 512), 1);
 		assert_bad_cdb(
 			disk_command(disk.nexus, same_cdb(sixteen, 0x20, 0, 1), block, 512), 1);
 		assert_sense(disk_command(disk.nexus, same_cdb(sixteen, 0, blocks, 1), block, 512),
@@ -358,6 +402,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_unmap_of_nothing, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_unmap_past_the_end, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_unmap_lists, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_anchor, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_unmap_that_fails, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_write_same_of_a_pattern, disk_setup, disk_teardown),
@@ -365,6 +410,8 @@ main(void)
 			test_write_same_of_zeroes, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_write_same_without_data, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_write_same_to_the_end, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_write_same_refused, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_write_same_that_fails, disk_setup, disk_teardown),

@@ -11,6 +11,7 @@
 
 #include "bytes.h"
 #include "check.h"
+#include "conf.h"
 #include "scsi/scsi_internal.h"
 
 static uint8_t pattern[64 * 1024];
@@ -250,6 +251,89 @@ test_orwrite_against_a_writer(void **state)
 	assert_int_equal(disk_medium()[1], 0x01);
 }
 
+static const uint8_t *
+atomic_cdb(uint64_t lba, uint16_t count)
+{
+	static uint8_t cdb[16];
+
+	memset(cdb, 0, sizeof(cdb));
+	cdb[0] = OP_WRITE_ATOMIC_16;
+	put_be64(cdb + 2, lba);
+	put_be16(cdb + 12, count);
+	return cdb;
+}
+
+/* A volume that promises no more: one physical block. */
+static void
+test_write_atomic(void **state)
+{
+	uint8_t cdb[16];
+
+	(void)state;
+	memset(disk_medium(), 0x77, 2 * 4096);
+	assert_good(disk_command(disk.nexus, atomic_cdb(5, 1), pattern, 512));
+	assert_memory_equal(disk_medium() + 5 * 512, pattern, 512);
+	assert_int_equal(disk_medium()[5 * 512 - 1], 0x77);
+	assert_int_equal(disk_medium()[6 * 512], 0x77);
+	assert_int_equal(disk_calls(BLK_COMPARE_WRITE), 1);
+	assert_int_equal(disk_calls(BLK_WRITE), 0);
+	assert_good(disk_command(disk.nexus, atomic_cdb(5, 0), NULL, 0));
+	assert_bad_cdb(disk_command(disk.nexus, atomic_cdb(5, 2), pattern, 1024), 12);
+	assert_sense(disk_command(disk.nexus, atomic_cdb(5, 1), pattern, 511), 5, 0x0e03);
+	assert_sense(
+		disk_command(disk.nexus, atomic_cdb(64 * MIB / 512, 1), pattern, 512), 5, 0x2100);
+	memcpy(cdb, atomic_cdb(5, 1), sizeof(cdb));
+	cdb[11] = 1; /* ATOMIC BOUNDARY */
+	assert_bad_cdb(disk_command(disk.nexus, cdb, pattern, 512), 11);
+}
+
+/* Nothing but a multiple of a physical block, at one. */
+static void
+test_write_atomic_of_eighths(void **state)
+{
+	(void)state;
+	disk_start(&(struct volume_script_options){.size = MIB, .physical_block_size = 4096});
+	disk_ready(disk.nexus);
+	assert_bad_cdb(disk_command(disk.nexus, atomic_cdb(0, 1), pattern, 512), 12);
+	assert_bad_cdb(disk_command(disk.nexus, atomic_cdb(1, 8), pattern, 4096), 2);
+	assert_good(disk_command(disk.nexus, atomic_cdb(8, 8), pattern, 4096));
+	assert_memory_equal(disk_medium() + 4096, pattern, 4096);
+	disk_stop();
+}
+
+/* Memory loses all or nothing: as much as can be compared at once. */
+static void
+test_write_atomic_of_memory(void **state)
+{
+	static uint8_t data[MIB], back[MIB];
+	static const uint8_t lun[8] = {0, 1};
+	char name[] = "atom", backend[] = "memory";
+	struct conf_volume conf = {.name = name,
+		.backend = backend,
+		.size = 4 * MIB,
+		.block_size = 512,
+		.physical_block_size = 4096};
+	struct volume *volume;
+	struct error error;
+	const struct answer *a;
+
+	(void)state;
+	disk_start(&(struct volume_script_options){.size = MIB});
+	assert_int_equal(volume_open(&conf, &volume, &error), 0);
+	disk_add_lun(1, volume, false);
+	volume_put(volume);
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)(i / 512 + 1);
+	disk_command_lun(disk.nexus, lun, CDB(0), NULL, 0);
+	assert_good(disk_command_lun(disk.nexus, lun, atomic_cdb(3, 2048), data, MIB));
+	a = disk_command_lun(disk.nexus, lun, CDB(OP_READ_16, [9] = 3, [12] = 2048 >> 8), NULL, 0);
+	assert_good(a);
+	memcpy(back, a->in, MIB);
+	assert_memory_equal(back, data, MIB);
+	assert_bad_cdb(disk_command_lun(disk.nexus, lun, atomic_cdb(3, 2049), data, MIB), 12);
+	disk_stop();
+}
+
 static void
 test_prefetch(void **state)
 {
@@ -306,6 +390,9 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_orwrite, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_orwrite_against_a_writer, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_write_atomic, start, disk_teardown),
+		cmocka_unit_test(test_write_atomic_of_eighths),
+		cmocka_unit_test(test_write_atomic_of_memory),
 		cmocka_unit_test_setup_teardown(test_prefetch, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_too_much_data, start, disk_teardown),
 	};

@@ -294,7 +294,7 @@ test_block_limits(void **state)
 
 	(void)state;
 	assert_int_equal(a->in_length, 0x40);
-	assert_int_equal(a->in[4], 1);                        /* WSNZ */
+	assert_int_equal(a->in[4], 0);                        /* WSNZ */
 	assert_int_equal(a->in[5], 255);                      /* COMPARE AND WRITE */
 	assert_int_equal(get_be16(a->in + 6), 8);             /* 4096 / 512 */
 	assert_int_equal(get_be32(a->in + 8), 4 * MIB / 512); /* less than ours: the volume's */
@@ -304,13 +304,15 @@ test_block_limits(void **state)
 	assert_int_equal(get_be32(a->in + 28), 16); /* 8192 / 512 */
 	assert_int_equal(get_be32(a->in + 32), UINT32_C(1) << 31);
 	assert_int_equal(get_be64(a->in + 36), LIMIT_SCSI_WRITE_SAME / 512);
+	for (unsigned at = 44; at < 56; at += 4) /* atomic: a physical block, and nothing less */
+		assert_int_equal(get_be32(a->in + at), 8);
 }
 
 static void
 test_qualities(void **state)
 {
-	static const uint8_t characteristics[] = {0, 1, 0, 0x50};
-	static const uint8_t provisioning[] = {0, 0xe4, 2, 0};
+	static const uint8_t characteristics[] = {0, 1, 0, 0x40};
+	static const uint8_t provisioning[] = {0, 0xe6, 2, 0};
 	const struct answer *a = read_page(0xb1);
 
 	(void)state;
