@@ -430,6 +430,9 @@ struct iscsi_session {
 	unsigned ntmfs;
 	uint32_t ttt;        /* last one given */
 	unsigned collecting; /* tasks that hold a reservation and wait for data */
+	unsigned ordering;   /* ORDERED and HEAD OF QUEUE tasks in the task sets */
+	unsigned dormant;    /* tasks that wait for others of their set */
+	bool set_held;       /* no dormant task starts now */
 
 	struct iobuf_account account;
 	TAILQ_HEAD(, iscsi_wait) waits;
@@ -506,6 +509,7 @@ struct iscsi_task {
 	struct iscsi_held *held;
 
 	enum iscsi_task_state state;
+	uint8_t attribute; /* enum iscsi_attribute */
 	bool immediate;
 	bool read, write; /* R and W bits */
 	bool prepared;    /* scsi_prepare() said yes, and it has not been executed */
@@ -515,6 +519,8 @@ struct iscsi_task {
 	bool reserved;    /* out_want bytes are */
 	bool aborted;     /* no status; task management waits for its end */
 	bool in_window;
+	bool in_set;  /* its CmdSN has come, and it has not ended: iscsi_task_set.c */
+	bool dormant; /* waits there for others to end */
 	uint32_t itt, ttt, cmdsn;
 	uint32_t edtl; /* expected data transfer length */
 
@@ -565,6 +571,24 @@ bool iscsi_data_sink(struct iscsi_task *task, size_t length);
 void iscsi_data_solicit(struct iscsi_task *task);
 /* Queues Data-In and status. */
 void iscsi_data_reply(struct iscsi_task *task);
+
+/* Everything is there: runs it when its task set and the budget let it. */
+void iscsi_task_start(struct iscsi_task *task);
+
+/* task sets (iscsi_task_set.c) */
+
+/* Its CmdSN has come. */
+void iscsi_set_enter(struct iscsi_task *task);
+/* False: it is dormant, and iscsi_task_start() follows when it may be enabled. SAM-5 8.6 */
+bool iscsi_set_enable(struct iscsi_task *task);
+/* It has ended; harmless on one that is not in the set. iscsi_set_settle() must follow. */
+void iscsi_set_leave(struct iscsi_task *task);
+/* Starts what others' end has enabled, and lets go of what could wait for ever. */
+void iscsi_set_settle(struct iscsi_session *session);
+/* Nothing dormant starts between the two, while tasks are being aborted; the first one's answer
+ * goes to the second, which settles. */
+bool iscsi_set_hold(struct iscsi_session *session);
+void iscsi_set_release(struct iscsi_session *session, bool held);
 
 /* task management (iscsi_tmf.c) */
 

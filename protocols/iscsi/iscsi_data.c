@@ -232,6 +232,7 @@ build_response(struct iscsi_task *task, unsigned pdu, struct iovec *iov)
 static void
 queue_batch(struct iscsi_task *task)
 {
+	struct iscsi_session *session = task->session;
 	unsigned pdu, n = 0;
 
 	for (pdu = 0; pdu < ISCSI_BATCH && task->in_sent < task->in_length; pdu++)
@@ -240,7 +241,10 @@ queue_batch(struct iscsi_task *task)
 		n += build_response(task, pdu, task->iov + n);
 	task->item.iov = task->iov;
 	task->item.niov = n;
+	if (task->state == TASK_STATUS)
+		iscsi_set_leave(task);
 	iscsi_conn_send(task->conn, &task->item);
+	iscsi_set_settle(session);
 }
 
 static void

@@ -63,6 +63,7 @@ iscsi_task_free(struct iscsi_task *task)
 	struct iscsi_conn *conn = task->conn;
 	bool aborted = task->aborted;
 
+	iscsi_set_leave(task);
 	release_out(task);
 	iobuf_free(&task->scsi.in);
 	if (task->reserved_in)
@@ -77,6 +78,7 @@ iscsi_task_free(struct iscsi_task *task)
 	LIST_REMOVE(task, hash);
 	session->ntasks--;
 	slab_free(iscsi_caches.task, task);
+	iscsi_set_settle(session);
 	if (aborted)
 		iscsi_tmf_settle(session);
 	iscsi_conn_settle(conn);
@@ -131,20 +133,26 @@ room_granted(struct iscsi_wait *wait)
 	execute_task(task);
 }
 
-/* Everything is there and it is its turn: with room for the data-in, it runs. */
+void
+iscsi_task_start(struct iscsi_task *task)
+{
+	if (task->refused)
+		iscsi_data_reply(task);
+	else if (iscsi_reserve(
+			 task->session, &task->wait, task->scsi.in_max, IOBUF_READY, room_granted))
+		room_granted(&task->wait);
+	else
+		iscsi_set_settle(task->session);
+}
+
+/* Everything is there: it runs when it is its turn, in CmdSN's order and in its task set. */
 static void
 start_task(struct iscsi_task *task)
 {
-	if (task->held)
-		return;
-	if (task->refused) {
-		iscsi_data_reply(task);
-		return;
-	}
-	if (!iscsi_reserve(
-		    task->session, &task->wait, task->scsi.in_max, IOBUF_READY, room_granted))
-		return;
-	room_granted(&task->wait);
+	if (!task->held && iscsi_set_enable(task))
+		iscsi_task_start(task);
+	else
+		iscsi_set_settle(task->session); /* what it holds may be what others wait for */
 }
 
 void
@@ -174,6 +182,7 @@ iscsi_task_turn(struct iscsi_task *task)
 		task->in_window = true;
 		task->session->window_used++;
 	}
+	iscsi_set_enter(task);
 	if (task->state == TASK_READY)
 		start_task(task);
 }
@@ -209,12 +218,14 @@ void
 iscsi_tasks_abort(struct iscsi_session *session, bool all)
 {
 	struct iscsi_task *task, *next;
+	bool held = iscsi_set_hold(session);
 
 	for (task = TAILQ_FIRST(&session->tasks); task; task = next) {
 		next = TAILQ_NEXT(task, link);
 		if (all || task->state == TASK_COLLECT || task->held)
 			iscsi_task_abort(task);
 	}
+	iscsi_set_release(session, held);
 }
 
 /* Immediate data, if any, goes to its place. */
@@ -350,6 +361,7 @@ new_task(struct iscsi_conn *conn, const uint8_t *bhs)
 	task->immediate = bhs[BHS_OPCODE] & ISCSI_IMMEDIATE;
 	task->read = bhs[BHS_FLAGS] & ISCSI_COMMAND_READ;
 	task->write = bhs[BHS_FLAGS] & ISCSI_COMMAND_WRITE;
+	task->attribute = bhs[BHS_FLAGS] & ISCSI_ATTRIBUTE_MASK;
 	task->itt = get_be32(bhs + BHS_ITT);
 	task->edtl = get_be32(bhs + BHS_EDTL);
 	task->cmdsn = get_be32(bhs + BHS_CMDSN);
@@ -381,6 +393,11 @@ prepare_task(struct iscsi_task *task)
 	} else if (task->read && task->write) {
 		task->refused = true; /* bidirectional */
 		scsi_check_condition(&task->scsi, 0x05, 0x24, 0x00);
+	} else if (task->attribute >= ISCSI_ACA) {
+		/* SAM-5 8.6.5: there never is an ACA condition here (NACA is refused); above it
+		 * values are reserved. Invalid message error. */
+		task->refused = true;
+		scsi_check_condition(&task->scsi, 0x05, 0x49, 0x00);
 	} else if (!scsi_prepare(&task->scsi)) {
 		task->refused = true;
 	} else {

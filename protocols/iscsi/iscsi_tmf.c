@@ -141,12 +141,14 @@ static void
 abort_concerned(struct iscsi_session *session, const struct iscsi_tmf *tmf)
 {
 	struct iscsi_task *task, *next;
+	bool held = iscsi_set_hold(session);
 
 	for (task = TAILQ_FIRST(&session->tasks); task; task = next) {
 		next = TAILQ_NEXT(task, link);
 		if (concerns(tmf, task))
 			iscsi_task_abort(task);
 	}
+	iscsi_set_release(session, held);
 }
 
 /*

@@ -41,6 +41,17 @@ enum iscsi_opcode {
 /* Byte 1 of a SCSI Command, 11.3.1 */
 #define ISCSI_COMMAND_READ  0x40
 #define ISCSI_COMMAND_WRITE 0x20
+
+/* ATTR of the same byte, 11.3.1.2 */
+#define ISCSI_ATTRIBUTE_MASK 0x07
+enum iscsi_attribute {
+	ISCSI_UNTAGGED,
+	ISCSI_SIMPLE,
+	ISCSI_ORDERED,
+	ISCSI_HEAD_OF_QUEUE,
+	ISCSI_ACA,
+};
+
 /* Byte 1 of a SCSI Response (11.4.1) and, but for the last, of a Data-In (11.7) */
 #define ISCSI_OVERFLOW       0x04
 #define ISCSI_UNDERFLOW      0x02

@@ -190,7 +190,7 @@ static void
 put_extended_inquiry(const struct scsi_task *task, struct writer *w)
 {
 	writer_u8(w, 0);
-	writer_u8(w, 0x01);                                       /* SIMPSUP */
+	writer_u8(w, 0x07);                                       /* HEADSUP, ORDSUP, SIMPSUP */
 	writer_u8(w, task->unit->info.volatile_cache ? 0x01 : 0); /* V_SUP */
 	writer_zero(w, 57);
 }

@@ -72,7 +72,7 @@ test_extended_inquiry(void **state)
 	(void)state;
 	assert_int_equal(a->in_length, 64);
 	assert_int_equal(a->in[4], 0);
-	assert_int_equal(a->in[5], 0x01);
+	assert_int_equal(a->in[5], 0x07);
 	assert_true(a->in[6] <= 1);
 	for (size_t i = 7; i < 64; i++)
 		assert_int_equal(a->in[i], 0);
