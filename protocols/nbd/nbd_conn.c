@@ -216,7 +216,8 @@ start_tls(struct nbd_conn *conn)
 
 	drop_input(conn);
 	conn->terms = (struct nbd_terms){.fixed = true, .no_zeroes = conn->terms.no_zeroes};
-	conn->wait &= ~(unsigned)NBD_WAIT_TLS;
+	/* All answers are sent, so what waited for that waits no more. */
+	conn->wait &= ~(unsigned)(NBD_WAIT_TLS | NBD_WAIT_OUTPUT);
 	stream_detach(conn->stream);
 	if (catalogue && catalogue->tls_context)
 		secure = stream_tls_new(conn->stream, catalogue->tls_context);

@@ -423,6 +423,29 @@ test_answers_before(void **state)
 	tls_client_end(&client);
 }
 
+/* So many answers before it that options wait for them: the wait ends with the last. */
+static void
+test_many_answers_before(void **state)
+{
+	static char description[16300];
+
+	(void)state;
+	memset(description, 'd', sizeof(description) - 1);
+	exports[0].description = description;
+	set_mode(TLS_ALLOW);
+	peer_hello(&peer);
+	peer_option(&peer, NBD_OPT_LIST, NULL, 0);
+	peer_option(&peer, NBD_OPT_STARTTLS, NULL, 0);
+	peer_flush(&peer);
+	exports[0].description = NULL;
+	pipe_take(peer.pipe, NULL, SIZE_MAX);
+	begin_tls();
+	assert_true(SSL_is_init_finished(client.ssl));
+	send_option(NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	expect_secret(NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK);
+	tls_client_end(&client);
+}
+
 /* R05: the handshake of TLS is part of the negotiation. */
 static void
 test_deadline(void **state)
@@ -472,6 +495,7 @@ main(void)
 		WITH_PEER(test_injected_options),
 		WITH_PEER(test_plaintext_after),
 		WITH_PEER(test_answers_before),
+		WITH_PEER(test_many_answers_before),
 		WITH_PEER(test_deadline),
 		WITH_PEER(test_drain),
 	};
