@@ -18,6 +18,14 @@ struct extents {
 	uint64_t covered;
 };
 
+/* What a structured read came in. */
+struct chunks {
+	const uint8_t *buffer; /* of the whole read */
+	uint64_t start, covered;
+	unsigned data, holes, wrong;
+	uint32_t data_max;
+};
+
 static struct server server;
 static uint8_t data[1024 * 1024], have[1024 * 1024];
 
@@ -149,6 +157,86 @@ test_data(struct nbd_handle *nbd, const char *name)
 	tap_ok(nbd_flush(nbd, 0) == 0, "%s: flush", name);
 }
 
+static int
+add_chunk(void *user, const void *bytes, size_t count, uint64_t offset, unsigned status, int *error)
+{
+	struct chunks *chunks = user;
+
+	chunks->covered += count;
+	if (*error || (const uint8_t *)bytes != chunks->buffer + (offset - chunks->start))
+		chunks->wrong++;
+	if (status == LIBNBD_READ_HOLE) {
+		chunks->holes++;
+	} else if (status == LIBNBD_READ_DATA) {
+		chunks->data++;
+		if (count > chunks->data_max)
+			chunks->data_max = (uint32_t)count;
+	} else {
+		chunks->wrong++;
+	}
+	return 0;
+}
+
+/* 512 KiB of data with a hole of 256 KiB on either side. */
+static void
+test_structured_read(struct nbd_handle *nbd, const char *name)
+{
+	const uint64_t start = 20 << 20, hole = 256 * 1024;
+	struct chunks chunks = {.buffer = have, .start = start};
+	struct chunks whole = chunks;
+	nbd_chunk_callback callback = {add_chunk, &chunks, NULL};
+	int rc;
+
+	if (nbd_trim(nbd, sizeof(have), start, 0) < 0 ||
+		nbd_pwrite(nbd, data, 2 * hole, start + hole, 0) < 0)
+		tap_bail("%s: %s", name, nbd_get_error());
+	memset(have, 0x5a, sizeof(have));
+	rc = nbd_pread_structured(nbd, have, sizeof(have), start, callback, 0);
+	tap_ok(rc == 0 && !chunks.wrong && chunks.covered == sizeof(have) && chunks.holes == 2 &&
+			chunks.data >= 2 && chunks.data_max <= hole,
+		"%s: a structured read: %u holes, %u chunks of data", name, chunks.holes,
+		chunks.data);
+	tap_ok(!have[0] && !memcmp(have, have + 1, hole - 1) &&
+			!memcmp(have + hole, data, 2 * hole) && !have[3 * hole] &&
+			!memcmp(have + 3 * hole, have + 3 * hole + 1, hole - 1),
+		"%s: and its bytes", name);
+	callback.user_data = &whole;
+	rc = nbd_pread_structured(nbd, have, sizeof(have), start, callback, LIBNBD_CMD_FLAG_DF);
+	tap_ok(rc == 0 && !whole.wrong && whole.data == 1 && !whole.holes &&
+			whole.covered == sizeof(have),
+		"%s: with DF it comes in one piece", name);
+}
+
+/* What CAN_MULTI_CONN promises: one connection writes, another flushes, a third one reads. */
+static void
+test_multi_conn(const char *name)
+{
+	const uint64_t part = 256 * 1024, offset = 30 << 20;
+	struct nbd_handle *nbd[4];
+	bool told = true, same;
+
+	for (unsigned i = 0; i < 4; i++) {
+		nbd[i] = client_nbd(&server, name);
+		told = told && nbd_can_multi_conn(nbd[i]) == 1;
+	}
+	tap_ok(told, "%s: each of 4 connections is told that there may be more", name);
+	for (unsigned i = 0; i < 4; i++)
+		if (nbd_aio_pwrite(nbd[i], data + i * part, part, offset + i * part,
+			    NBD_NULL_COMPLETION, 0) < 0)
+			tap_bail("%s", nbd_get_error());
+	for (unsigned i = 0; i < 4; i++)
+		while (nbd_aio_in_flight(nbd[i]) > 0)
+			if (nbd_poll(nbd[i], 30000) <= 0)
+				tap_bail("poll: %s", nbd_get_error());
+	same = nbd_flush(nbd[1], 0) == 0 && nbd_pread(nbd[2], have, sizeof(have), offset, 0) == 0 &&
+	       !memcmp(have, data, sizeof(have));
+	tap_ok(same, "%s: what all of them wrote and one flushed, another reads", name);
+	for (unsigned i = 0; i < 4; i++) {
+		nbd_shutdown(nbd[i], 0);
+		nbd_close(nbd[i]);
+	}
+}
+
 static void
 test_errors(struct nbd_handle *nbd)
 {
@@ -246,13 +334,17 @@ main(void)
 	test_negotiation(nbd);
 	test_data(nbd, "memory");
 	test_block_status(nbd, "memory");
+	test_structured_read(nbd, "memory");
 	test_errors(nbd);
 	nbd_shutdown(nbd, 0);
 	nbd_close(nbd);
 	nbd = client_nbd(&server, "web");
 	test_data(nbd, "file");
 	test_block_status(nbd, "file");
+	test_structured_read(nbd, "file");
 	nbd_close(nbd);
+	test_multi_conn("disk0");
+	test_multi_conn("web");
 	test_list();
 	test_pipeline();
 	test_unix();
