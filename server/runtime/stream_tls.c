@@ -228,7 +228,8 @@ on_inner_ready(struct stream *inner, unsigned events)
 		tls_records_flush(records);
 	if (!tls->established && !records->failed) {
 		/* What was kept waits for room in the output. */
-		if (!records->output && (events & STREAM_READABLE || records->input_left))
+		if (!records->output && (events & STREAM_READABLE || records->input_left ||
+						SSL_want_write(records->ssl)))
 			step_handshake(tls);
 		events = 0;
 	}

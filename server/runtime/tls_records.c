@@ -330,7 +330,8 @@ tls_records_handshake(struct tls_records *tls, const char **reason)
 		tls_records_fail(tls, -ENOMEM);
 		return tls->failed;
 	}
-	if (tls->input_left == 0 && !receive(tls, scratch, 0)) {
+	/* Where its own output held it up, nothing need come from the peer. */
+	if (!SSL_want_write(tls->ssl) && tls->input_left == 0 && !receive(tls, scratch, 0)) {
 		*reason = "the peer hung up in the handshake";
 		return tls->failed;
 	}

@@ -9,10 +9,12 @@
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
+#include "limits.h"
 #include "loop.h"
 #include "loop_virtual.h"
 #include "stream.h"
@@ -849,6 +851,48 @@ test_blocked_handshake(void **state)
 	}
 }
 
+/* server.pem with so many certificates behind it that a flight is longer than what is kept of it. */
+static void
+make_long_chain(void)
+{
+	FILE *chain = fopen(tls_path("chain.pem"), "w");
+	char text[4096];
+
+	assert_non_null(chain);
+	for (unsigned i = 0; i < 140; i++) {
+		FILE *file = fopen(tls_path(i ? "rsa.pem" : "server.pem"), "r");
+
+		assert_non_null(file);
+		fwrite(text, 1, fread(text, 1, sizeof(text), file), chain);
+		fclose(file);
+	}
+	assert_true(ftell(chain) > 2 * LIMIT_TLS_OUTPUT); /* base64 is a third longer */
+	fclose(chain);
+}
+
+/* The rest of the flight follows when the peer takes its beginning; it has nothing to say before. */
+static void
+test_long_flight(void **state)
+{
+	struct owner owner;
+
+	(void)state;
+	make_long_chain();
+	begin(&owner, tls_server("chain.pem", "server.key", NULL, NULL));
+	tls_client_start(&owner.client, 0, "ca", NULL);
+	pipe_set_room(owner.pipe, 0);
+	SSL_do_handshake(owner.client.ssl);
+	tls_client_push(&owner.client, owner.pipe, EVER_MOST);
+	virtual_run_until_idle();
+	assert_int_equal(pipe_output_length(owner.pipe), 0);
+	pipe_set_room(owner.pipe, SIZE_MAX);
+	virtual_run_until_idle();
+	assert_true(pipe_output_length(owner.pipe) > LIMIT_TLS_OUTPUT);
+	shake_hands(&owner, EVER_MOST);
+	assert_true(is_up(&owner));
+	end(&owner);
+}
+
 /* Killed at any byte of the handshake, and at any of what follows, everything is given back. */
 static void
 test_closed_anywhere(void **state)
@@ -945,6 +989,7 @@ main(void)
 		ON_LOOPS(test_slow_handshake),
 		ON_LOOPS(test_early_calls),
 		ON_LOOPS(test_blocked_handshake),
+		ON_LOOPS(test_long_flight),
 		ON_LOOPS(test_closed_anywhere),
 		ON_LOOPS(test_dead_socket),
 	};
