@@ -1,4 +1,7 @@
-/* What tls_context.c, stream_tls.c and tls_records.c share: they alone include OpenSSL, besides CHAP's digests. */
+/*
+ * What tls_context.c, stream_tls.c and tls_records.c share: they alone include OpenSSL, besides
+ * CHAP's digests.
+ */
 #ifndef SLABD_TLS_OPENSSL_H
 #define SLABD_TLS_OPENSSL_H
 

@@ -164,19 +164,71 @@ test_nbdkit() {
 	shift
 	rm -f "$dir/random.back"
 	check "nbdkit's nbd plugin, $words" nbdkit --exit-with-parent -U - nbd "$@" \
-		--run "nbdcopy \"\$uri\" '$dir/random.back'"
+		--run "nbdcopy --flush '$dir/random' \"\$uri\" && nbdcopy \"\$uri\" '$dir/random.back'"
 	check "identical through nbdkit, $words" cmp "$dir/random" "$dir/random.back"
 }
 
+# nbdinfo and nbdcopy alike, as both take URIs.
+no_libnbd() {
+	no_client "nbdinfo, $1" "$2"
+	check_fails "nbdcopy, $1" timeout 20 nbdcopy "$dir/random" "$2"
+	slabd_running || bail "slabd is gone"
+}
+
 test_refused_clients() {
-	no_client "no certificate" "$(certificates nameless)"
-	no_client "a certificate of another CA" "$(certificates foreign)"
-	no_client "an expired client certificate" "$(certificates expired)"
-	no_client "a client that trusts another CA" "$(certificates mistrusting)"
-	no_client "a wrong PSK" "$(psk wrong)"
-	no_client "an unknown identity" "nbds://mallory@localhost:${NBD##*:}/?tls-psk-file=$dir/mallory.psk"
-	no_client "plaintext" "nbd://localhost:${NBD##*:}/"
-	no_client "plaintext over the unix socket" "nbd+unix:///?socket=$NBD_SOCKET"
+	no_libnbd "no certificate" "$(certificates nameless)"
+	no_libnbd "a certificate of another CA" "$(certificates foreign)"
+	no_libnbd "an expired client certificate" "$(certificates expired)"
+	no_libnbd "a client that trusts another CA" "$(certificates mistrusting)"
+	no_libnbd "a wrong PSK" "$(psk wrong)"
+	no_libnbd "an unknown identity" "nbds://mallory@localhost:${NBD##*:}/?tls-psk-file=$dir/mallory.psk"
+	no_libnbd "plaintext" "nbd://localhost:${NBD##*:}/"
+	no_libnbd "plaintext over the unix socket" "nbd+unix:///?socket=$NBD_SOCKET"
+	# One such line a second, whoever knocks.
+	sleep 1.1
+	no_client "the expired one again" "$(certificates expired)"
+	cp "$SLABD_LOG" "$dir/out"
+	shows "the operator is told why" 'no TLS: certificate has expired'
+}
+
+# no_qemu WORDS OBJECT [NAME of the server]
+no_qemu() {
+	local image="driver=nbd,host=127.0.0.1,port=${NBD##*:},export=disk0,tls-creds=tls0"
+	check_fails "qemu-img, $1" timeout 20 qemu-img info --object "$2" \
+		--image-opts "$image,tls-hostname=${3:-localhost}"
+	slabd_running || bail "slabd is gone"
+}
+
+test_refused_qemu() {
+	# qemu would find some of them wrong itself.
+	local x509="tls-creds-x509,id=tls0,endpoint=client,sanity-check=no,dir=$dir"
+	mkdir -p "$dir/psk-wrong" && cp "$dir/wrong.psk" "$dir/psk-wrong/keys.psk"
+	no_qemu "no certificate" "$x509/nameless"
+	no_qemu "a certificate of another CA" "$x509/foreign"
+	no_qemu "an expired client certificate" "$x509/expired"
+	no_qemu "a client that trusts another CA" "$x509/mistrusting"
+	no_qemu "a server of another name" "$x509/good" elsewhere.example
+	no_qemu "a wrong PSK" "tls-creds-psk,id=tls0,dir=$dir/psk-wrong,endpoint=client,username=alice"
+	check_fails "qemu-img, plaintext" timeout 20 qemu-img info "nbd://localhost:${NBD##*:}/disk0"
+}
+
+# no_nbdkit WORDS PARAMETER...: its plugin connects before it serves.
+no_nbdkit() {
+	local words=$1
+	shift
+	check_fails "nbdkit's nbd plugin, $words" timeout 20 nbdkit --exit-with-parent -U - nbd \
+		"port=${NBD##*:}" export=disk0 "$@" --run "nbdinfo \"\$uri\""
+	slabd_running || bail "slabd is gone"
+}
+
+test_refused_nbdkit() {
+	local tls=(hostname=localhost tls=require)
+	no_nbdkit "no certificate" "${tls[@]}" "tls-certificates=$dir/nameless"
+	no_nbdkit "a certificate of another CA" "${tls[@]}" "tls-certificates=$dir/foreign"
+	no_nbdkit "an expired client certificate" "${tls[@]}" "tls-certificates=$dir/expired"
+	no_nbdkit "a client that trusts another CA" "${tls[@]}" "tls-certificates=$dir/mistrusting"
+	no_nbdkit "a wrong PSK" "${tls[@]}" "tls-psk=$dir/wrong.psk" tls-username=alice
+	no_nbdkit "plaintext" hostname=localhost
 }
 
 # option NUMBER, bytes of an option without data.
@@ -292,6 +344,7 @@ test_require() {
 		test_qemu "certificates" "tls-creds-x509,id=tls0,dir=$dir/good,endpoint=client"
 		mkdir -p "$dir/psk" && cp "$dir/keys.psk" "$dir/psk/keys.psk"
 		test_qemu "PSK" "tls-creds-psk,id=tls0,dir=$dir/psk,endpoint=client,username=alice"
+		test_refused_qemu
 	else
 		skip "qemu-img over TLS" "qemu-utils is not installed"
 	fi
@@ -300,6 +353,7 @@ test_require() {
 			"tls-certificates=$dir/good"
 		test_nbdkit "PSK" hostname=localhost "port=${NBD##*:}" export=disk0 tls=require \
 			"tls-psk=$dir/keys.psk" tls-username=alice
+		test_refused_nbdkit
 	else
 		skip "nbdkit's nbd plugin over TLS" "nbdkit is not installed"
 	fi
@@ -335,7 +389,11 @@ test_others() {
 	check_fails "a client that insists, a server without TLS" nbdinfo "$(certificates good)"
 	check "slabd ends well" stop_slabd
 	start_slabd --tls-cert "$dir/elsewhere.pem" --tls-key "$dir/elsewhere.key" disk0=memory:1M
-	no_client "a server of another name" "$(certificates good)"
+	no_libnbd "a server of another name" "$(certificates good)"
+	if have nbdkit; then
+		no_nbdkit "a server of another name" hostname=localhost tls=require \
+			"tls-certificates=$dir/good"
+	fi
 	check "slabd ends well" stop_slabd
 }
 
