@@ -30,6 +30,7 @@ struct conf_volume {
 	bool read_only;
 	bool removable;
 	bool rotational;
+	uint64_t threshold; /* soft: initiators hear when so much is allocated; 0: 9/10 of a limit */
 	char *serial, *vendor, *product; /* NULL: derived from the name, and slabd's own */
 	struct conf_qos qos;
 	char *fault; /* rules of the fault layer (fault.h); NULL: none */

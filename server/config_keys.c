@@ -46,6 +46,10 @@ static const struct config_key volume_keys[] = {
 		.help = "Say over SCSI that the medium can be removed."},
 	{"rotational", KEY_SWITCH, IN(conf_volume, rotational), .fallback = "off",
 		.help = "Say that seeks are slow."},
+	{"threshold", KEY_SIZE, IN(conf_volume, threshold), .max = LIMIT_VOLUME_SIZE,
+		.help = "SCSI initiators are told, once, when so many bytes are allocated (soft "
+			"threshold of thin provisioning, in steps of 1M); told again after it fell "
+			"below. Without it: nine tenths of limit, where there is one."},
 	{"serial", KEY_TEXT, IN(conf_volume, serial),
 		.help = "Unit serial number, at most 32 characters. Without it: derived from the name."},
 	{"vendor", KEY_TEXT, IN(conf_volume, vendor),

@@ -270,10 +270,11 @@ check_unit(struct scsi_task *task, const struct scsi_opcode *row)
 	/* SPC-4 5.15: a capacity that changed is said by the next command, whatever it is. */
 	if (!(row->flags & ROW_DATA) || blk_size(unit->handle) != unit->info.size)
 		scsi_unit_look(unit);
-	if (unit->attentions && !(row->flags & ROW_QUIET)) {
-		code = scsi_unit_attention(unit);
-		return scsi_fail(task, KEY_UNIT_ATTENTION, code);
-	}
+	if (unit->threshold)
+		scsi_unit_watch(unit);
+	if (unit->attentions && !(row->flags & ROW_QUIET) &&
+		(code = scsi_unit_attention(unit)) != 0)
+		return scsi_fail_attention(task, code);
 	if (!check_access(task, row))
 		return false;
 	if ((row->flags & ROW_MEDIUM) && (unit->settings & UNIT_EJECTED))

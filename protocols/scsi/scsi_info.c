@@ -53,11 +53,12 @@ execute_request_sense(struct scsi_task *task)
 		sense.key = KEY_ILLEGAL_REQUEST;
 		sense.code = ASC_NO_SUCH_LUN;
 	} else if ((code = scsi_unit_attention(unit))) {
-		sense.key = KEY_UNIT_ATTENTION;
-		sense.code = (uint16_t)code;
+		sense = scsi_attention_sense(code);
 	} else if (unit->settings & UNIT_EJECTED) {
 		sense.key = KEY_NOT_READY;
 		sense.code = ASC_NO_MEDIUM;
+	} else if ((unit->settings & UNIT_TEST) && (unit->settings & UNIT_DEXCPT_OFF)) {
+		sense.code = ASC_FALSE_PREDICTION; /* SPC-4 7.5.11, TEST with MRIE 6h */
 	}
 	scsi_data_in(
 		task, data, scsi_sense_build(&sense, task->cdb[1] & CDB_DESC, data), task->cdb[4]);

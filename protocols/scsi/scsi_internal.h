@@ -28,7 +28,12 @@ enum {
 	UNIT_D_SENSE = 2, /* control page: descriptor format sense */
 	UNIT_SWP = 4,     /* control page: software write protect */
 	UNIT_EJECTED = 8, /* START STOP UNIT took the medium out */
-	UNIT_MODE_PAGES = UNIT_WCE_OFF | UNIT_D_SENSE | UNIT_SWP,
+	UNIT_TAS = 16,    /* control page: a task that another nexus aborts says so */
+	UNIT_LBPERE_OFF = 32, /* recovery page: no attention when the soft threshold is passed */
+	UNIT_DEXCPT_OFF = 64, /* exceptions page: REQUEST SENSE tells them */
+	UNIT_TEST = 128,      /* ... and there is one, to try it */
+	UNIT_MODE_PAGES = UNIT_WCE_OFF | UNIT_D_SENSE | UNIT_SWP | UNIT_TAS | UNIT_LBPERE_OFF |
+			  UNIT_DEXCPT_OFF | UNIT_TEST,
 };
 
 /* Unit attentions, in the order they are reported. SAM-5 5.14 */
@@ -41,6 +46,7 @@ enum {
 	ATTENTION_RESERVATIONS_PREEMPTED = 32,
 	ATTENTION_RESERVATIONS_RELEASED = 64,
 	ATTENTION_REGISTRATIONS_PREEMPTED = 128,
+	ATTENTION_THRESHOLD = 256,
 };
 
 /*
@@ -59,6 +65,7 @@ struct scsi_lu {
 	unsigned prevents; /* units that prevent medium removal */
 
 	_Atomic uint32_t generation; /* written under the lock */
+	_Atomic bool past_threshold; /* written under the lock: as last looked at */
 };
 
 /* A logical unit as one nexus sees it. The nexus' loop, but for what stands under the lock. */
@@ -75,6 +82,8 @@ struct scsi_unit {
 	uint64_t atomic_max;   /* and written by WRITE ATOMIC ... */
 	uint32_t atomic_unit;  /* ... a multiple of this, at a multiple of it */
 	bool thin;             /* discard does something: LBPME */
+	uint64_t threshold;    /* soft, of what is allocated: bytes, a whole number of ... */
+	unsigned threshold_shift; /* ... threshold sets of 1 << this bytes; 0: none */
 	unsigned tasks;        /* between scsi_prepare() and done() */
 
 	uint32_t generation; /* of the logical unit when the next two were read */
@@ -151,6 +160,9 @@ void scsi_unit_tell(struct scsi_unit *unit,
 	unsigned (*attention)(const struct scsi_unit *unit, void *arg), void *arg);
 /* Tells the volume which nexus this is. 0 or -ENOMEM. */
 int scsi_unit_identify(struct scsi_unit *unit);
+
+/* Looks at what is allocated; each way past the soft threshold is told once to every nexus. */
+void scsi_unit_watch(struct scsi_unit *unit);
 
 /* Reads blk_info() again; a size that changed becomes an attention. */
 void scsi_unit_look(struct scsi_unit *unit);
@@ -254,6 +266,9 @@ uint8_t scsi_sense_build(const struct scsi_sense *sense, bool descriptor, uint8_
 void scsi_fail_with(struct scsi_task *task, const struct scsi_sense *sense);
 /* CHECK CONDITION; return false, for `return scsi_fail(...)` in a prepare function. */
 bool scsi_fail(struct scsi_task *task, uint8_t key, unsigned code);
+/* What a pending attention says: ASC << 8 | ASCQ as scsi_unit_attention() gave it. */
+struct scsi_sense scsi_attention_sense(unsigned code);
+bool scsi_fail_attention(struct scsi_task *task, unsigned code);
 bool scsi_fail_cdb(struct scsi_task *task, unsigned byte);
 bool scsi_fail_list(struct scsi_task *task, unsigned byte);
 bool scsi_fail_busy(struct scsi_task *task);

@@ -7,23 +7,30 @@
 
 #include "check.h"
 
-#define MODE_PAGE_MAX 20 /* the longest of ours */
+#define MODE_PAGE_MAX 40 /* the longest of ours */
 
 enum { PC_CURRENT, PC_CHANGEABLE, PC_DEFAULT, PC_SAVED };
 
-/* Ascending. Values are the defaults; what may be changed is a bit in `switches`. */
+/* Ascending. Values are the defaults, without what put_threshold() adds; what may be changed is a bit
+ * in `switches`. */
 static const struct mode_page {
-	uint8_t code;
+	uint8_t code, subpage;
 	uint8_t length; /* header included */
 	uint8_t values[MODE_PAGE_MAX];
 } pages[] = {
-	{MODE_RECOVERY, 12, {MODE_RECOVERY, 10}},
-	{MODE_CACHING, 20, {MODE_CACHING, 18, 0x04 /* WCE */}},
-	{MODE_CONTROL, 12,
+	{MODE_RECOVERY, 0, 12, {MODE_RECOVERY, 10, [7] = 0x80 /* LBPERE */}},
+	{MODE_DISCONNECT, 0, 16, {MODE_DISCONNECT, 14}},
+	{MODE_CACHING, 0, 20, {MODE_CACHING, 18, 0x04 /* WCE */}},
+	{MODE_CONTROL, 0, 12,
 		{MODE_CONTROL, 10, 0x20 /* TST 001b: a task set per nexus */,
 			0x10 /* unrestricted reordering of SIMPLE tasks */, 0, 0, 0, 0, 0xff,
 			0xff /* busy timeout: unlimited */}},
-	{MODE_EXCEPTIONS, 12, {MODE_EXCEPTIONS, 10, 0x08 /* DEXCPT: none is reported */}},
+	{MODE_POWER, 0, 40, {MODE_POWER, 38}},
+	{MODE_EXCEPTIONS, 0, 12,
+		{MODE_EXCEPTIONS, 10, 0x08 /* DEXCPT: none is reported */,
+			0x06 /* MRIE: by REQUEST SENSE alone */}},
+	{MODE_EXCEPTIONS, SUBPAGE_PROVISIONING, 24,
+		{MODE_EXCEPTIONS | MODE_SPF, SUBPAGE_PROVISIONING, 0, 20}},
 };
 
 /* Bits that initiators may change, and the unit's setting each stands for. */
@@ -32,23 +39,54 @@ static const struct mode_switch {
 	unsigned setting;
 	bool inverted; /* the setting is the bit's absence */
 } switches[] = {
+	{MODE_RECOVERY, 7, 0x80, UNIT_LBPERE_OFF, true},
 	{MODE_CACHING, 2, 0x04, UNIT_WCE_OFF, true},
 	{MODE_CONTROL, 2, 0x04, UNIT_D_SENSE, false},
 	{MODE_CONTROL, 4, 0x08, UNIT_SWP, false},
+	{MODE_CONTROL, 5, 0x40, UNIT_TAS, false},
+	{MODE_EXCEPTIONS, 2, 0x08, UNIT_DEXCPT_OFF, true},
+	{MODE_EXCEPTIONS, 2, 0x04, UNIT_TEST, false},
 };
 
-static void
-fill_page(const struct mode_page *page, unsigned control, unsigned settings, uint8_t *to)
+static const struct mode_switch *
+next_switch(const struct mode_page *page, size_t *at)
 {
+	while (*at < ARRAY_SIZE(switches)) {
+		const struct mode_switch *s = &switches[(*at)++];
+
+		if (page->subpage == 0 && s->code == page->code)
+			return s;
+	}
+	return NULL;
+}
+
+/* SBC-3 6.5.9: one descriptor, the soft threshold of what is used; it is the operator's. */
+static void
+put_threshold(const struct scsi_unit *unit, uint8_t *to)
+{
+	if (!unit->thin)
+		return;
+	to[0] = (uint8_t)((unit->threshold ? 0x80 : 0) |
+			  0x01); /* ENABLED, soft, armed increasing */
+	to[1] = 0x02;            /* used LBA mapping resources */
+	put_be32(to + 4, (uint32_t)(unit->threshold >> unit->threshold_shift));
+}
+
+static void
+fill_page(const struct scsi_unit *unit, const struct mode_page *page, unsigned control,
+	unsigned settings, uint8_t *to)
+{
+	unsigned header = page->subpage ? 4 : 2;
+	const struct mode_switch *s;
+
 	memcpy(to, page->values, page->length);
 	if (control == PC_CHANGEABLE)
-		memset(to + 2, 0, page->length - 2u);
-	for (size_t i = 0; i < ARRAY_SIZE(switches); i++) {
-		const struct mode_switch *s = &switches[i];
+		memset(to + header, 0, page->length - header);
+	else if (page->subpage == SUBPAGE_PROVISIONING)
+		put_threshold(unit, to + SCSI_THRESHOLD_OFFSET);
+	for (size_t at = 0; (s = next_switch(page, &at));) {
 		bool on = control == PC_CHANGEABLE || (!!(settings & s->setting) != s->inverted);
 
-		if (s->code != page->code)
-			continue;
 		to[s->byte] &= (uint8_t)~s->mask;
 		if (on)
 			to[s->byte] |= s->mask;
@@ -69,19 +107,29 @@ allocation_length(const struct scsi_task *task)
 
 /* MODE SENSE */
 
+/* SPC-4 6.11.1: page 3Fh is all pages, subpage FFh all subpages with them. */
+static bool
+is_asked(const struct mode_page *page, uint8_t code, uint8_t subpage)
+{
+	return (code == MODE_ALL || page->code == code) &&
+	       (subpage == SUBPAGE_ALL || page->subpage == subpage);
+}
+
 bool
 prepare_mode_sense(struct scsi_task *task)
 {
 	uint8_t code = task->cdb[2] & 0x3f, subpage = task->cdb[3];
-	bool found = code == MODE_ALL;
+	bool known = code == MODE_ALL, found = false;
 
 	if (task->cdb[2] >> 6 == PC_SAVED)
 		return scsi_fail(task, KEY_ILLEGAL_REQUEST, ASC_SAVING_UNSUPPORTED);
-	for (size_t i = 0; i < ARRAY_SIZE(pages); i++)
-		found |= pages[i].code == code;
-	if (!found)
+	for (size_t i = 0; i < ARRAY_SIZE(pages); i++) {
+		known |= pages[i].code == code;
+		found |= is_asked(&pages[i], code, subpage);
+	}
+	if (!known)
 		return scsi_fail_cdb(task, 2);
-	if (subpage != 0 && subpage != SUBPAGE_ALL)
+	if (!found || (code == MODE_ALL && subpage != 0 && subpage != SUBPAGE_ALL))
 		return scsi_fail_cdb(task, 3);
 	task->in_max = min_u64(allocation_length(task), SCSI_PAGE_MAX);
 	return true;
@@ -132,9 +180,10 @@ execute_mode_sense(struct scsi_task *task)
 	for (size_t i = 0; i < ARRAY_SIZE(pages); i++) {
 		uint8_t page[MODE_PAGE_MAX];
 
-		if (code != MODE_ALL && code != pages[i].code)
+		if (!is_asked(&pages[i], code, cdb[3]))
 			continue;
-		fill_page(&pages[i], control, control == PC_DEFAULT ? 0 : unit->settings, page);
+		fill_page(
+			unit, &pages[i], control, control == PC_DEFAULT ? 0 : unit->settings, page);
 		writer_bytes(&w, page, pages[i].length);
 	}
 	CHECK(!w.bad);
@@ -202,34 +251,43 @@ check_page(struct scsi_task *task, struct reader *r, unsigned at, unsigned *sett
 {
 	uint8_t current[MODE_PAGE_MAX], mask[MODE_PAGE_MAX];
 	const struct mode_page *page = NULL;
+	const struct mode_switch *s;
+	unsigned header;
 	const uint8_t *p;
 
 	for (size_t i = 0; i < ARRAY_SIZE(pages); i++) {
-		if (pages[i].code == r->at[0]) /* PS and SPF are not set in ours */
+		bool subpage = r->at[0] & MODE_SPF;
+
+		/* PS is not set in ours. */
+		if (pages[i].values[0] == r->at[0] &&
+			(!subpage || r->left < 2 || pages[i].subpage == r->at[1]))
 			page = &pages[i];
 	}
 	if (!page)
-		return scsi_fail_list(task, at);
-	if (r->left >= 2 && r->at[1] != page->values[1])
-		return scsi_fail_list(task, at + 1);
+		return scsi_fail_list(task, at + (r->at[0] == (MODE_EXCEPTIONS | MODE_SPF)));
+	header = page->subpage ? 4 : 2;
+	for (unsigned i = 0; i < header; i++) {
+		if (r->left > i && r->at[i] != page->values[i])
+			return scsi_fail_list(task, at + i);
+	}
 	p = reader_bytes(r, page->length);
 	if (!p)
 		return fail_length(task);
-	fill_page(page, PC_CURRENT, task->unit->settings, current);
-	fill_page(page, PC_CHANGEABLE, 0, mask);
-	for (unsigned i = 2; i < page->length; i++) {
+	fill_page(task->unit, page, PC_CURRENT, task->unit->settings, current);
+	fill_page(task->unit, page, PC_CHANGEABLE, 0, mask);
+	for (unsigned i = header; i < page->length; i++) {
 		if ((p[i] ^ current[i]) & ~mask[i])
 			return scsi_fail_list(task, at + i);
 	}
-	for (size_t i = 0; i < ARRAY_SIZE(switches); i++) {
-		const struct mode_switch *s = &switches[i];
-
-		if (s->code != page->code)
-			continue;
+	for (size_t i = 0; (s = next_switch(page, &i));) {
 		*settings &= ~s->setting;
 		if (!!(p[s->byte] & s->mask) != s->inverted)
 			*settings |= s->setting;
 	}
+	/* SPC-4 7.5.11: nothing is tested where nothing is reported. */
+	if (page->code == MODE_EXCEPTIONS && (*settings & UNIT_TEST) &&
+		!(*settings & UNIT_DEXCPT_OFF))
+		return scsi_fail_list(task, at + 2);
 	return true;
 }
 

@@ -90,6 +90,25 @@ scsi_check_condition(struct scsi_task *task, uint8_t key, uint8_t asc, uint8_t a
 	scsi_fail(task, key, (unsigned)asc << 8 | ascq);
 }
 
+struct scsi_sense
+scsi_attention_sense(unsigned code)
+{
+	/* SBC-3 4.7.3.7.6: which threshold, by the place of its descriptor in the mode page. */
+	return (struct scsi_sense){.key = KEY_UNIT_ATTENTION,
+		.code = (uint16_t)code,
+		.has_information = code == ASC_THRESHOLD,
+		.information = SCSI_THRESHOLD_OFFSET};
+}
+
+bool
+scsi_fail_attention(struct scsi_task *task, unsigned code)
+{
+	struct scsi_sense sense = scsi_attention_sense(code);
+
+	scsi_fail_with(task, &sense);
+	return false;
+}
+
 bool
 scsi_fail_cdb(struct scsi_task *task, unsigned byte)
 {

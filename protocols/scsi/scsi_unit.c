@@ -35,6 +35,7 @@ static const struct {
 		ASC_REGISTRATIONS_PREEMPTED},
 	{ATTENTION_RESERVATIONS_RELEASED, ATTENTION_RESERVATIONS_RELEASED,
 		ASC_RESERVATIONS_RELEASED},
+	{ATTENTION_THRESHOLD, ATTENTION_THRESHOLD, ASC_THRESHOLD},
 };
 
 static void
@@ -100,6 +101,21 @@ put_lu(struct scsi_lu *lu)
 	pthread_mutex_unlock(&lus_lock);
 }
 
+/* SBC-3 4.7.3.7: counted in sets of 1 MiB, or larger ones where 31 bits of them do not suffice. */
+static void
+set_threshold(struct scsi_unit *unit)
+{
+	uint64_t threshold = unit->conf->threshold;
+
+	if (threshold == 0)
+		threshold = unit->info.limit / 10 * 9;
+	unit->threshold_shift = 20;
+	while (unit->info.size >> unit->threshold_shift > INT32_MAX)
+		unit->threshold_shift++;
+	unit->threshold =
+		unit->thin ? round_down(threshold, UINT64_C(1) << unit->threshold_shift) : 0;
+}
+
 static void
 fill_info(struct scsi_unit *unit)
 {
@@ -115,6 +131,7 @@ fill_info(struct scsi_unit *unit)
 								 : unit->info.physical_block_size),
 		unit->atomic_unit);
 	unit->thin = unit->info.discard_granularity != 0;
+	set_threshold(unit);
 }
 
 int
@@ -131,8 +148,8 @@ scsi_unit_open(struct scsi_nexus *nexus, struct scsi_map *map, struct scsi_unit 
 	unit->handle = blk_open(map->volume, name, map->read_only, &rc);
 	if (!unit->handle)
 		goto fail;
-	fill_info(unit);
 	unit->conf = volume_conf(map->volume);
+	fill_info(unit);
 	rc = scsi_unit_identify(unit);
 	if (rc < 0)
 		goto fail_handle;
@@ -186,6 +203,9 @@ scsi_unit_sync(struct scsi_unit *unit)
 unsigned
 scsi_unit_attention(struct scsi_unit *unit)
 {
+	/* It is over before it was told. */
+	if (!atomic_load_explicit(&unit->lu->past_threshold, memory_order_relaxed))
+		unit->attentions &= ~(unsigned)ATTENTION_THRESHOLD;
 	for (size_t i = 0; i < ARRAY_SIZE(attentions); i++) {
 		if (unit->attentions & attentions[i].attention) {
 			unit->attentions &= ~attentions[i].clears;
@@ -215,6 +235,28 @@ scsi_unit_change(struct scsi_unit *unit, unsigned clear, unsigned set, unsigned 
 	unit->lu->settings = (unit->lu->settings & ~clear) | set;
 	post_others(unit, attention);
 	pthread_mutex_unlock(&unit->lu->lock);
+	scsi_unit_refresh(unit);
+}
+
+void
+scsi_unit_watch(struct scsi_unit *unit)
+{
+	struct scsi_lu *lu = unit->lu;
+	bool past = blk_allocated(unit->handle) >= unit->threshold;
+	struct scsi_unit *each;
+
+	if (past == atomic_load_explicit(&lu->past_threshold, memory_order_relaxed))
+		return;
+	pthread_mutex_lock(&lu->lock);
+	if (past != lu->past_threshold) { /* another nexus may have seen it meanwhile */
+		lu->past_threshold = past;
+		TAILQ_FOREACH(each, &lu->units, link) {
+			if (past && !(lu->settings & UNIT_LBPERE_OFF))
+				each->posted |= ATTENTION_THRESHOLD;
+		}
+		atomic_fetch_add_explicit(&lu->generation, 1, memory_order_release);
+	}
+	pthread_mutex_unlock(&lu->lock);
 	scsi_unit_refresh(unit);
 }
 

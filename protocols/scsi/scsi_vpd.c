@@ -270,7 +270,8 @@ put_provisioning(const struct scsi_task *task, struct writer *w)
 	const struct scsi_unit *unit = task->unit;
 	bool zeroes = unit->thin && unit->info.sparse;
 
-	writer_u8(w, 0);                                 /* no thresholds */
+	/* Threshold sets of 1 << this logical blocks. */
+	writer_u8(w, (uint8_t)(unit->thin ? unit->threshold_shift - unit->block_shift : 0));
 	writer_u8(w, (uint8_t)((unit->thin ? 0xe2 : 0) | /* LBPU LBPWS LBPWS10 ANC_SUP */
 			       (zeroes ? 0x04 : 0)));
 	writer_u8(w, unit->thin ? 2 : 0); /* thin provisioned */

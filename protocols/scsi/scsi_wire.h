@@ -119,8 +119,10 @@ enum {
 	ASC_SAVING_UNSUPPORTED = 0x3900,
 	ASC_NO_MEDIUM = 0x3a00,
 	ASC_SELF_TEST_FAILED = 0x3e03,
+	ASC_THRESHOLD = 0x3807, /* thin provisioning soft threshold reached */
 	ASC_INTERNAL_FAILURE = 0x4400,
 	ASC_REMOVAL_PREVENTED = 0x5302,
+	ASC_FALSE_PREDICTION = 0x5dff, /* failure prediction threshold exceeded (false) */
 	ASC_NO_REGISTRATION = 0x5504, /* insufficient registration resources */
 };
 
@@ -163,13 +165,18 @@ enum {
 
 enum {
 	MODE_RECOVERY = 0x01,
+	MODE_DISCONNECT = 0x02,
 	MODE_CACHING = 0x08,
 	MODE_CONTROL = 0x0a,
+	MODE_POWER = 0x1a,
 	MODE_EXCEPTIONS = 0x1c,
 	MODE_ALL = 0x3f,
+	MODE_SPF = 0x40, /* the page has a subpage */
+	SUBPAGE_PROVISIONING = 0x02, /* of MODE_EXCEPTIONS */
 	SUBPAGE_ALL = 0xff,
 };
 
+#define SCSI_THRESHOLD_OFFSET 16 /* of the first threshold descriptor. SBC-3 6.5.9 */
 #define SCSI_FIXED_SENSE 18 /* bytes of fixed format sense data as we build it */
 #define SCSI_BLOCK_MAX   4096
 #define SCSI_PAGE_MAX    4096        /* no page, list or report we build is longer, but for ... */

@@ -66,6 +66,18 @@ disk_start_volume(struct volume *volume)
 	start_target(volume);
 }
 
+struct volume *
+disk_memory_volume(const struct conf_volume *conf)
+{
+	struct volume *volume;
+	struct error error;
+
+	start_runtime();
+	if (volume_open(conf, &volume, &error) < 0)
+		fail_msg("%s", error.text);
+	return volume;
+}
+
 static struct blk_info plain_info;
 
 static int

@@ -50,6 +50,8 @@ struct answer {
 void disk_start(const struct volume_script_options *options);
 /* The volume's reference is taken over. */
 void disk_start_volume(struct volume *volume);
+/* A memory volume, to start with. */
+struct volume *disk_memory_volume(const struct conf_volume *conf);
 /* A driver that does nothing but be there, for any configuration; info is what its open() sets. */
 struct volume *disk_plain_volume(const struct conf_volume *conf, const struct blk_info *info);
 /* Another LUN of the same script; before the nexuses use it. The nexuses are made anew. */

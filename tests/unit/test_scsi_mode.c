@@ -26,35 +26,77 @@ start(void **state)
 	return 0;
 }
 
-static const uint8_t recovery[12] = {0x01, 0x0a};
+static const uint8_t recovery[12] = {0x01, 0x0a, [7] = 0x80};
+static const uint8_t disconnect[16] = {0x02, 0x0e};
 static const uint8_t caching[20] = {0x08, 0x12, 0x04};
 static const uint8_t control[12] = {0x0a, 0x0a, 0x20, 0x10, [8] = 0xff, [9] = 0xff};
-static const uint8_t exceptions[12] = {0x1c, 0x0a, 0x08};
+static const uint8_t power[40] = {0x1a, 0x26};
+static const uint8_t exceptions[12] = {0x1c, 0x0a, 0x08, 0x06};
+static const uint8_t provisioning[24] = {
+	0x5c, 0x02, 0, 0x14, [16] = 0x01, [17] = 0x02}; /* no threshold */
+
+/* In the order in which they come; the switches of each byte. */
+static const struct {
+	const uint8_t *page;
+	uint8_t length;
+	uint8_t changeable[8];
+} all_pages[] = {{recovery, 12, {[7] = 0x80}}, {disconnect, 16, {0}}, {caching, 20, {[2] = 0x04}},
+	{control, 12, {[2] = 0x04, [4] = 0x08, [5] = 0x40}}, {power, 40, {0}},
+	{exceptions, 12, {[2] = 0x0c}}, {provisioning, 24, {0}}};
+#define PAGES_00 112 /* bytes of those without subpage */
+#define PAGES_FF 136
 
 static void
 test_sense_6(void **state)
 {
-	static const uint8_t head[] = {4 + 8 + 56 - 1, 0, 0x10, 8, 0, 0, 8, 0, 0, 0, 2, 0};
+	static const uint8_t head[] = {4 + 8 + PAGES_00 - 1, 0, 0x10, 8, 0, 0, 8, 0, 0, 0, 2, 0};
 	const struct answer *a = disk_command(disk.nexus, CDB(0x1a, 0, 0x3f, 0, 255), NULL, 0);
+	size_t whole = 4 + 8 + PAGES_FF, at = 12;
 
 	(void)state;
 	assert_good(a);
-	assert_int_equal(a->in_length, 4 + 8 + 56);
+	assert_int_equal(a->in_length, 4 + 8 + PAGES_00);
 	assert_memory_equal(a->in, head, sizeof(head));
-	assert_memory_equal(a->in + 12, recovery, 12);
-	assert_memory_equal(a->in + 24, caching, 20);
-	assert_memory_equal(a->in + 44, control, 12);
-	assert_memory_equal(a->in + 56, exceptions, 12);
-	for (unsigned length = 0; length <= 70; length++) {
+	a = disk_command(disk.nexus, CDB(0x1a, 0, 0x3f, 0xff, 255), NULL, 0);
+	assert_int_equal(a->in_length, whole);
+	assert_int_equal(a->in[0], whole - 1);
+	for (size_t i = 0; i < ARRAY_SIZE(all_pages); i++) {
+		assert_memory_equal(a->in + at, all_pages[i].page, all_pages[i].length);
+		at += all_pages[i].length;
+	}
+	assert_int_equal(at, whole);
+	for (unsigned length = 0; length <= whole + 2; length++) {
 		a = disk_command(disk.nexus, CDB(0x1a, 0, 0x3f, 0xff, (uint8_t)length), NULL, 0);
 		assert_good(a);
-		assert_int_equal(a->in_length, length < 68 ? length : 68);
-		assert_memory_equal(a->in, head, min_size(a->in_length, sizeof(head)));
+		assert_int_equal(a->in_length, min_size(length, whole));
+		assert_memory_equal(a->in + 1, head + 1, min_size(a->in_length, 12) - (length > 0));
 	}
 	a = disk_command(disk.nexus, CDB(0x1a, 0x08, 0x08, 0, 255), NULL, 0); /* DBD */
 	assert_int_equal(a->in_length, 24);
 	assert_int_equal(a->in[3], 0);
 	assert_memory_equal(a->in + 4, caching, 20);
+}
+
+/* SPC-4 6.11.1: a subpage by itself, all of a page's, and one that is not there. */
+static void
+test_subpages(void **state)
+{
+	const struct answer *a = disk_command(disk.nexus, CDB(0x1a, 8, 0x1c, 0x02, 255), NULL, 0);
+
+	(void)state;
+	assert_int_equal(a->in_length, 4 + 24);
+	assert_memory_equal(a->in + 4, provisioning, 24);
+	a = disk_command(disk.nexus, CDB(0x1a, 8, 0x1c, 0, 255), NULL, 0);
+	assert_int_equal(a->in_length, 4 + 12);
+	a = disk_command(disk.nexus, CDB(0x1a, 8, 0x1c, 0xff, 255), NULL, 0);
+	assert_int_equal(a->in_length, 4 + 12 + 24);
+	assert_memory_equal(a->in + 4, exceptions, 12);
+	assert_memory_equal(a->in + 16, provisioning, 24);
+	a = disk_command(disk.nexus, CDB(0x1a, 8, 0x08, 0xff, 255), NULL, 0);
+	assert_int_equal(a->in_length, 4 + 20);
+	assert_bad_cdb(disk_command(disk.nexus, CDB(0x1a, 8, 0x08, 0x02, 255), NULL, 0), 3);
+	assert_bad_cdb(disk_command(disk.nexus, CDB(0x1a, 8, 0x1c, 0x01, 255), NULL, 0), 3);
+	assert_bad_cdb(disk_command(disk.nexus, CDB(0x1a, 8, 0x3f, 0x02, 255), NULL, 0), 3);
 }
 
 static void
@@ -89,10 +131,14 @@ test_changeable_default_saved(void **state)
 	assert_memory_equal(a->in + 4, page, 20); /* WCE */
 	a = disk_command(disk.nexus, CDB(0x1a, 0x08, 0x4a, 0, 255), NULL, 0);
 	memset(page, 0, sizeof(page));
-	memcpy(page, (const uint8_t[]){0x0a, 0x0a, 0x04, 0, 0x08}, 5); /* D_SENSE, SWP */
+	memcpy(page, (const uint8_t[]){0x0a, 0x0a, 0x04, 0, 0x08, 0x40}, 6); /* D_SENSE, SWP, TAS */
 	assert_memory_equal(a->in + 4, page, 12);
-	a = disk_command(disk.nexus, CDB(0x1a, 0x08, 0x41, 0, 255), NULL, 0);
+	a = disk_command(disk.nexus, CDB(0x1a, 0x08, 0x42, 0, 255), NULL, 0);
 	assert_int_equal(a->in[6], 0);
+	a = disk_command(disk.nexus, CDB(0x1a, 0x08, 0x5c, 0x02, 255), NULL, 0);
+	assert_memory_equal(a->in + 4, provisioning, 4); /* nothing of it */
+	for (unsigned i = 8; i < 28; i++)
+		assert_int_equal(a->in[i], 0);
 	a = disk_command(disk.nexus, CDB(0x1a, 0x08, 0x88, 0, 255), NULL, 0);
 	assert_memory_equal(a->in + 4, caching, 20);
 	assert_sense(disk_command(disk.nexus, CDB(0x1a, 0, 0xc8, 0, 255), NULL, 0), 5, 0x3900);
@@ -221,33 +267,82 @@ test_descriptor_sense(void **state)
 static void
 test_fixed_bits(void **state)
 {
-	static const struct {
-		const uint8_t *page;
-		uint8_t length;
-	} rows[] = {{recovery, 12}, {caching, 20}, {control, 12}, {exceptions, 12}};
-
 	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-		assert_good(select_page(disk.nexus, false, rows[i].page, rows[i].length));
-		for (unsigned byte = 0; byte < rows[i].length; byte++) {
+	for (size_t i = 0; i < ARRAY_SIZE(all_pages); i++) {
+		uint8_t length = all_pages[i].length;
+
+		assert_good(select_page(disk.nexus, false, all_pages[i].page, length));
+		for (unsigned byte = 0; byte < length; byte++) {
 			for (unsigned bit = 0; bit < 8; bit++) {
-				uint8_t page[20];
-				bool settable = (i == 1 && byte == 2 && bit == 2) ||
-						(i == 2 && byte == 2 && bit == 2) ||
-						(i == 2 && byte == 4 && bit == 3);
+				uint8_t page[40];
 				const struct answer *a;
 
-				if (settable)
+				if (byte < 8 && (all_pages[i].changeable[byte] & 1u << bit))
 					continue;
-				memcpy(page, rows[i].page, rows[i].length);
+				memcpy(page, all_pages[i].page, length);
 				page[byte] ^= (uint8_t)(1u << bit);
-				a = select_page(disk.nexus, false, page, rows[i].length);
+				a = select_page(disk.nexus, false, page, length);
 				assert_sense(a, 5, 0x2600);
 				assert_int_equal(a->sense[15], 0x80);
 			}
 		}
 	}
 	assert_good(disk_command(disk.other, CDB(0), NULL, 0));
+}
+
+/* Each switch by itself, there and back; the others hear of it, who asked does not. */
+static void
+test_every_switch(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(all_pages); i++) {
+		uint8_t code = all_pages[i].page[0] & 0x3f, length = all_pages[i].length;
+
+		for (unsigned bit = 0; bit < 64; bit++) {
+			uint8_t page[40], mask = (uint8_t)(1u << bit % 8);
+
+			if (!(all_pages[i].changeable[bit / 8] & mask))
+				continue;
+			memcpy(page, all_pages[i].page, length);
+			page[bit / 8] ^= mask;
+			if (code == 0x1c && mask == 0x04) /* TEST needs exceptions to be told */
+				page[2] = 0x04;
+			assert_good(select_page(disk.nexus, true, page, length));
+			assert_memory_equal(
+				disk_command(disk.nexus, CDB(0x1a, 8, code, 0, 255), NULL, 0)->in +
+					4,
+				page, length);
+			disk_ready(disk.nexus);
+			assert_sense(disk_command(disk.other, CDB(0), NULL, 0), 6, 0x2a01);
+			assert_good(select_page(disk.other, true, all_pages[i].page, length));
+			assert_sense(disk_command(disk.nexus, CDB(0), NULL, 0), 6, 0x2a01);
+			assert_good(disk_command(disk.other, CDB(0), NULL, 0));
+		}
+	}
+}
+
+/* SPC-4 7.5.11: a failure predicted to try it, by REQUEST SENSE; TEST without reporting is refused. */
+static void
+test_informational_exceptions(void **state)
+{
+	uint8_t page[12];
+	const struct answer *a;
+
+	(void)state;
+	memcpy(page, exceptions, 12);
+	page[2] = 0x0c;
+	assert_sense(select_page(disk.nexus, false, page, 12), 5, 0x2600);
+	a = disk_command(disk.nexus, CDB(0x03, 0, 0, 0, 252), NULL, 0);
+	assert_int_equal(get_be16(a->in + 12), 0);
+	page[2] = 0x04;
+	assert_good(select_page(disk.nexus, false, page, 12));
+	a = disk_command(disk.nexus, CDB(0x03, 0, 0, 0, 252), NULL, 0);
+	assert_int_equal(a->in[2], 0);
+	assert_int_equal(get_be16(a->in + 12), 0x5dff);
+	assert_good(disk_command(disk.nexus, CDB(0), NULL, 0));
+	assert_good(select_page(disk.nexus, false, exceptions, 12));
+	a = disk_command(disk.nexus, CDB(0x03, 0, 0, 0, 252), NULL, 0);
+	assert_int_equal(get_be16(a->in + 12), 0);
 }
 
 static void
@@ -271,7 +366,7 @@ test_wrong_lists(void **state)
 		0x0e03); /* short */
 	/* A good page before a wrong one. */
 	memcpy(list + 24, exceptions, 12);
-	list[26] = 0;
+	list[27] = 0;
 	assert_sense(disk_command(disk.nexus, CDB(0x15, 0x10, 0, 0, 36), list, 36), 5, 0x2600);
 	assert_int_equal(disk_command(disk.nexus, CDB(0x1a, 8, 8, 0, 255), NULL, 0)->in[6], 4);
 	assert_bad_cdb(disk_command(disk.nexus, CDB(0x55, 0x10, [7] = 0x11), list, 0), 7);
@@ -307,6 +402,10 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_sense_6, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_sense_10, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_subpages, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_every_switch, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_informational_exceptions, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_changeable_default_saved, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_write_cache_off, start, disk_teardown),

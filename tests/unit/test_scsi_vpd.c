@@ -312,7 +312,7 @@ static void
 test_qualities(void **state)
 {
 	static const uint8_t characteristics[] = {0, 1, 0, 0x40};
-	static const uint8_t provisioning[] = {0, 0xe6, 2, 0};
+	static const uint8_t provisioning[] = {11, 0xe6, 2, 0}; /* sets of 1 MiB */
 	const struct answer *a = read_page(0xb1);
 
 	(void)state;
