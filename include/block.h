@@ -21,6 +21,10 @@
  *    arrive whole is never submitted.
  * B9 The submitter checks ranges with blk_check(); the block layer checks again when the request really
  *    starts and completes it with -ERANGE. A range is never asserted: the size may have changed.
+ * B10 blk_cancel() is a wish. What has not reached the disk, or can be fetched back from it, completes with
+ *    -ETIMEDOUT ("taken back", the one word for it) and does nothing any more: of a request that is carried
+ *    out in several steps the steps that were done stay done (B8). What cannot be taken back completes as it
+ *    would have. Either way it completes once, later, and until then nothing is known.
  *
  * Results are 0 or one of: -EIO -ENOSPC -EROFS -EPERM -ENOMEM -ENOTSUP -ERANGE -ENODEV -ETIMEDOUT
  * -ESHUTDOWN -EILSEQ -EINVAL (a request no driver could carry out: our own mistake, but not worth a
@@ -54,8 +58,9 @@ enum blk_op {
 
 enum {
 	BLK_FUA = 1,
-	BLK_MAY_UNMAP = 2,  /* ZERO */
-	BLK_FAST_ONLY = 4,  /* ZERO: -ENOTSUP, decided before anything is touched, unless it is cheap */
+	BLK_MAY_UNMAP = 2, /* ZERO */
+	BLK_FAST_ONLY =
+		4, /* ZERO: -ENOTSUP, decided before anything is touched, unless it is cheap */
 	BLK_EXTENT_ONE = 8, /* EXTENTS: one is enough */
 };
 
@@ -123,7 +128,9 @@ struct blk_request {
 	struct blk_handle *handle;
 	struct loop_task task;
 	TAILQ_ENTRY(blk_request) link;
-	uint64_t started; /* loop_now() */
+	void (*cancel)(
+		struct blk_request *request); /* of whoever has it now; NULL: there is no way */
+	uint64_t started;                     /* loop_now() */
 	uint32_t state;
 	struct blk_sync sync;
 	/* The driver's while it has the request; 0 when submit() is called. */
@@ -174,6 +181,12 @@ bool blk_inline(const struct blk_handle *handle);
 
 /* The handle's loop. B1. A length of 0 completes with success. Above transfer_max: -EINVAL. */
 void blk_submit(struct blk_handle *handle, struct blk_request *request);
+
+/*
+ * The handle's loop. B10: for whoever has no use for the answer any more. Never completes inside. Harmless
+ * for a request that is zeroed or has completed, and when it is called again.
+ */
+void blk_cancel(struct blk_request *request);
 
 /* "read", "write zeroes", ... for log lines. */
 const char *blk_op_name(enum blk_op op);

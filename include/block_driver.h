@@ -37,10 +37,18 @@ struct blk_driver {
 	 * is no flush().
 	 */
 	bool (*submit)(void *state, struct blk_request *request);
+	/*
+	 * Optional. On the request's loop; must not block. A request that submit() took is not wanted any
+	 * more (B10). If it can be taken back blk_complete() is called with -ETIMEDOUT, here or later; if
+	 * not, it goes on. Called also for one that has just completed on another thread.
+	 */
+	void (*cancel)(void *state, struct blk_request *request);
 
 	/* Optional. On workers, several at once. 0 or -errno; never short. */
-	int (*read)(void *state, const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t length);
-	int (*write)(void *state, const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t length);
+	int (*read)(void *state, const struct iovec *iov, unsigned niov, uint64_t offset,
+		uint64_t length);
+	int (*write)(void *state, const struct iovec *iov, unsigned niov, uint64_t offset,
+		uint64_t length);
 	/* Called by the block layer one at a time (B7). Any failure breaks the volume. */
 	int (*flush)(void *state);
 	/* flags: BLK_MAY_UNMAP, BLK_FAST_ONLY. -ENOTSUP without FAST_ONLY: emulate. */

@@ -222,6 +222,7 @@ start_request(struct blk_request *request)
 	struct lane *lane = handle->lane;
 	int rc = check_request(volume, request);
 
+	request->cancel = NULL;
 	if (__builtin_expect(rc != 0, 0)) {
 		if (rc > 0 && request->op == BLK_EXTENTS)
 			request->nextents = 0;
@@ -249,9 +250,21 @@ start_request(struct blk_request *request)
 void
 blk_retry_blocking(struct blk_request *request)
 {
+	if (request->state & STATE_CANCELLED) {
+		blk_complete(request, -ETIMEDOUT);
+		return;
+	}
 	if (request->state & STATE_SYNCING)
 		sync_write_forget(request);
 	blocking_submit(request);
+}
+
+static void
+cancel_driven(struct blk_request *request)
+{
+	struct volume *volume = request->handle->volume;
+
+	volume->driver->cancel(volume->state, request);
 }
 
 void
@@ -270,6 +283,7 @@ blk_drive(struct blk_request *request)
 
 	request->progress = 0;
 	request->driver[0] = request->driver[1] = 0;
+	request->cancel = volume->driver->cancel ? cancel_driven : NULL;
 	if (volume->submits & OP(request->op) && volume->driver->submit(volume->state, request))
 		return;
 	if (request->op == BLK_COMPARE_WRITE)
@@ -287,10 +301,25 @@ blk_submit(struct blk_handle *handle, struct blk_request *request)
 	request->task.run = blk_finish;
 	request->task.queued = false;
 	request->started = loop_now(handle->loop);
-	request->state = 0;
+	request->state = STATE_OWNED;
 	request->rc = 0;
 	handle->in_flight++;
 	start_request(request);
+}
+
+void
+blk_take_back(struct blk_request *request)
+{
+	request->state |= STATE_CANCELLED;
+	if (request->cancel)
+		request->cancel(request);
+}
+
+void
+blk_cancel(struct blk_request *request)
+{
+	if ((request->state & STATE_OWNED) && !(request->state & STATE_CANCELLED))
+		blk_take_back(request);
 }
 
 void
@@ -311,10 +340,13 @@ blk_complete(struct blk_request *request, int rc)
 	struct loop *loop = request->handle->loop;
 
 	request->rc = rc;
-	if (loop_current() == loop)
+	if (loop_current() == loop) {
+		request->cancel = NULL;
 		loop_defer(loop, &request->task);
-	else
-		loop_post(loop, &request->task);
+		return;
+	}
+	/* `cancel` is the loop's: who is asked there finds that he has the request no more. */
+	loop_post(loop, &request->task);
 }
 
 static void
@@ -391,6 +423,7 @@ end_request(struct blk_request *request)
 	if ((unsigned)request->op < BLK_OPS)
 		count_request(handle, request);
 	handle->in_flight--;
+	request->state = 0;
 	request->done(request);
 }
 

@@ -114,6 +114,9 @@ hand_over_batch(struct loop_task *task)
 	struct jobs *jobs = &volume->jobs;
 	struct job *job;
 
+	/* Cancelled, all of it. */
+	if (!lane->batch.first)
+		return;
 	pthread_mutex_lock(&jobs->lock);
 	if (jobs->waiting.last)
 		jobs->waiting.last->driver[0] = (uintptr_t)lane->batch.first;
@@ -127,12 +130,30 @@ hand_over_batch(struct loop_task *task)
 		work_submit(volume->works, &job->work);
 }
 
+/* Unless a worker has begun with it. */
+static void
+cancel_waiting(struct blk_request *request)
+{
+	struct lane *lane = request->handle->lane;
+	struct jobs *jobs = &lane->volume->jobs;
+	bool found = chain_remove(&lane->batch, request);
+
+	if (!found) {
+		pthread_mutex_lock(&jobs->lock);
+		found = chain_remove(&jobs->waiting, request);
+		pthread_mutex_unlock(&jobs->lock);
+	}
+	if (found)
+		blk_complete(request, -ETIMEDOUT);
+}
+
 void
 blocking_submit(struct blk_request *request)
 {
 	struct lane *lane = request->handle->lane;
 
-	if (!lane->batch.first) {
+	request->cancel = cancel_waiting;
+	if (!lane->batch_task.queued) {
 		lane->batch_task.run = hand_over_batch;
 		loop_defer(lane->loop, &lane->batch_task);
 	}

@@ -80,7 +80,22 @@ emulation_ask(struct emulation *e, enum blk_op op, uint64_t offset, uint64_t len
 		.handle = e->parent->handle,
 		.state = STATE_SUB | STATE_EMULATED | (e->parent->state & STATE_LAYERED),
 		.task.run = blk_finish};
-	blk_dispatch(&e->sub);
+	if (e->parent->state & STATE_CANCELLED)
+		blk_complete(&e->sub, -ETIMEDOUT);
+	else
+		blk_dispatch(&e->sub);
+}
+
+/* Where it waits for its range, or for the driver. */
+static void
+cancel_emulation(struct blk_request *parent)
+{
+	struct emulation *e = (struct emulation *)parent->driver[0];
+
+	if (e->freeze.volume && !e->frozen)
+		freeze_cancel(&e->freeze);
+	else
+		blk_take_back(&e->sub);
 }
 
 void
@@ -362,5 +377,7 @@ emulate(struct blk_request *request)
 	e->parent = request;
 	e->volume = request->handle->volume;
 	e->at = request->offset;
+	request->driver[0] = (uintptr_t)e;
+	request->cancel = cancel_emulation;
 	start_emulation(e);
 }

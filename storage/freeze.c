@@ -169,6 +169,13 @@ look_at_freezes(struct loop_task *task)
 	volume_put(volume);
 }
 
+static void
+cancel_held(struct blk_request *request)
+{
+	TAILQ_REMOVE(&request->handle->lane->held, request, link);
+	blk_complete(request, -ETIMEDOUT);
+}
+
 bool
 freeze_holds(struct lane *lane, struct blk_request *request)
 {
@@ -182,6 +189,7 @@ freeze_holds(struct lane *lane, struct blk_request *request)
 	if (!freeze)
 		return false;
 	TAILQ_INSERT_TAIL(&lane->held, request, link);
+	request->cancel = cancel_held;
 	return true;
 }
 
@@ -223,8 +231,13 @@ give_up_late(struct loop_sweep *sweep, uint64_t now)
 {
 	struct freeze *freeze = container_of(sweep, struct freeze, sweep);
 
-	if (now < freeze->deadline)
-		return;
+	if (now >= freeze->deadline)
+		freeze_cancel(freeze);
+}
+
+void
+freeze_cancel(struct freeze *freeze)
+{
 	pthread_mutex_lock(&freeze->volume->lock);
 	if (freeze->state == FREEZE_QUEUED || freeze->state == FREEZE_STARTING) {
 		take_out(freeze);

@@ -28,11 +28,13 @@
 /* blk_request.state */
 enum {
 	STATE_SUB = 1, /* the block layer's own part of another request: not checked, not counted */
-	STATE_LISTED = 2,   /* on its lane's in_flight: freezes wait for it */
-	STATE_EMULATED = 4, /* emulate.c has it or had it */
-	STATE_SYNCED = 8,   /* its sync was asked for */
-	STATE_SYNCING = 16, /* it is its own sync, and among those on their way */
-	STATE_LAYERED = 32, /* layers have it or had it */
+	STATE_LISTED = 2,      /* on its lane's in_flight: freezes wait for it */
+	STATE_EMULATED = 4,    /* emulate.c has it or had it */
+	STATE_SYNCED = 8,      /* its sync was asked for */
+	STATE_SYNCING = 16,    /* it is its own sync, and among those on their way */
+	STATE_LAYERED = 32,    /* layers have it or had it */
+	STATE_OWNED = 64,      /* from blk_submit() to done() */
+	STATE_CANCELLED = 128, /* not wanted any more: no further step of it is begun (B10) */
 	/* Bits 8 to 15 are layers/layer.c's; then a bit for each layer that it passed and must leave. */
 	STATE_PASSED_SHIFT = 16,
 	STATE_PASSED = 0xff << STATE_PASSED_SHIFT,
@@ -62,12 +64,12 @@ struct lane {
 	struct loop *loop;
 	unsigned index;
 	struct request_list in_flight;
-	bool frozen; /* some range is, or is about to be: look before starting anything */
+	bool frozen;    /* some range is, or is about to be: look before starting anything */
 	uint8_t layers; /* that are on, as bits */
 	struct request_list held; /* by a freeze, first come first */
 	struct request_chain batch;
 	struct loop_task batch_task;
-	struct histogram latency[2]; /* BLK_READ, BLK_WRITE */
+	struct histogram latency[2];  /* BLK_READ, BLK_WRITE */
 	struct request_chain delayed; /* by layers, first due first */
 	struct loop_timer delay_timer;
 	struct loop_sweep delay_sweep;
@@ -120,11 +122,13 @@ TAILQ_HEAD(sync_list, blk_sync);
 /* B7. Under volume->lock but for `work`, `flush` and `mark`, which belong to whoever set `busy`, or
  * `paused` while nobody is busy. */
 struct sync {
-	struct sync_list on_way;   /* in order of their beginning, which numbers them */
+	struct sync_list on_way; /* in order of their beginning, which numbers them */
 	uint64_t next_number;
-	struct request_chain done; /* succeeded; wait for those that overlapped them */
-	struct blk_sync mark;      /* the shared sync's place among them */
+	struct request_chain done;    /* succeeded; wait for those that overlapped them */
+	struct blk_sync mark;         /* the shared sync's place among them */
 	struct request_chain waiting; /* will share the next sync */
+	const struct blk_request
+		*carrier;             /* of them: is posted to its loop, to ask the driver there */
 	struct request_chain sharing; /* share the one being made */
 	bool busy;
 	bool paused; /* change.c: the next one does not begin */
@@ -139,10 +143,10 @@ struct volume {
 	void *state;
 	struct blk_info info; /* constant but for size */
 	_Atomic uint64_t size;
-	uint32_t submits; /* operations the driver's submit() takes, as bits */
-	bool drop_sync;   /* no volatile cache: FLUSH and FUA are nothing */
-	bool write_syncs; /* info.fua, and somebody to do it */
-	bool changing;    /* change.c: one at a time. Main thread */
+	uint32_t submits;  /* operations the driver's submit() takes, as bits */
+	bool drop_sync;    /* no volatile cache: FLUSH and FUA are nothing */
+	bool write_syncs;  /* info.fua, and somebody to do it */
+	bool changing;     /* change.c: one at a time. Main thread */
 	uint64_t measured; /* by the driver, when volume_look() was last called */
 	uint64_t align_mask;
 
@@ -177,6 +181,8 @@ void blk_drive(struct blk_request *request);
 void blk_restart(struct blk_request *request);
 /* The first checks alone, for one that goes on where it is. 0 or -errno. Its loop. */
 int blk_recheck(const struct blk_request *request);
+/* Asks whoever has the request, or a part of one, to take it back (B10). Its loop. */
+void blk_take_back(struct blk_request *request);
 /* Takes a request off its lane's in_flight; freezes do not wait for it any more. Its loop. */
 void blk_unlist(struct blk_request *request);
 /* task.run of every request that a driver has. */
@@ -220,6 +226,27 @@ chain_pop(struct request_chain *chain)
 			chain->last = NULL;
 	}
 	return request;
+}
+
+/* False: it is not there. */
+static inline bool
+chain_remove(struct request_chain *chain, struct blk_request *request)
+{
+	struct blk_request *before = NULL, *at = chain->first;
+
+	while (at && at != request) {
+		before = at;
+		at = chain_next(at);
+	}
+	if (!at)
+		return false;
+	if (before)
+		before->driver[0] = request->driver[0];
+	else
+		chain->first = chain_next(request);
+	if (chain->last == request)
+		chain->last = before;
+	return true;
 }
 
 /* volume.c: the calling loop's lane, made if need be. NULL: no memory. */
@@ -304,6 +331,9 @@ void freeze_start(struct freeze *freeze, struct volume *volume, uint64_t offset,
 	enum freeze_mode mode, void (*ready)(struct freeze *freeze, int rc));
 /* On its loop; only after ready(freeze, 0). */
 void freeze_release(struct freeze *freeze);
+/* On its loop: the range is not wanted any more. ready(freeze, -ETIMEDOUT) follows, unless it is on its way
+ * with 0 already. */
+void freeze_cancel(struct freeze *freeze);
 
 /* The lane is frozen: true when the request was put aside until a freeze ends. Its loop. */
 bool freeze_holds(struct lane *lane, struct blk_request *request);
@@ -323,8 +353,8 @@ void reservation_fence_handle(struct blk_handle *handle);
 void reservation_forget(struct blk_handle *handle);
 
 /* reservation_file.c: workers, but for load: main thread. 0 or -errno with a text. */
-int reservation_save(
-	const char *volume, const struct reservation *reservation, struct error *error);
+int
+reservation_save(const char *volume, const struct reservation *reservation, struct error *error);
 /* 1: there was one. */
 int reservation_load(const char *volume, struct reservation *reservation, struct error *error);
 

@@ -145,6 +145,11 @@ end_write(struct blk_request *request, bool hold)
 bool
 sync_write_end(struct blk_request *request)
 {
+	/* Taken back before it was a sync: nobody was told of anything. */
+	if (request->rc == -ETIMEDOUT && request->state & STATE_CANCELLED) {
+		end_write(request, false);
+		return true;
+	}
 	if (request->rc) {
 		/* Before anybody hears of it (B7). */
 		volume_latch(request->handle->volume, "write with FUA", request->rc);
@@ -175,6 +180,7 @@ admit_waiting(struct volume *volume)
 	pthread_mutex_lock(&volume->lock);
 	sync->sharing = sync->waiting;
 	sync->waiting = (struct request_chain){NULL, NULL};
+	sync->carrier = NULL;
 	begin_one(sync, &sync->mark);
 	pthread_mutex_unlock(&volume->lock);
 }
@@ -275,6 +281,7 @@ submit_flush_here(struct loop_task *task)
 static void
 begin_sync(struct volume *volume)
 {
+	struct sync *sync = &volume->sync;
 	struct blk_request *first;
 
 	volume_get(volume);
@@ -285,14 +292,32 @@ begin_sync(struct volume *volume)
 		return;
 	}
 	pthread_mutex_lock(&volume->lock);
-	first = volume->sync.waiting.first;
+	first = sync->waiting.first;
+	sync->carrier = first;
+	sync->busy = first != NULL;
 	pthread_mutex_unlock(&volume->lock);
-	if (first->handle->loop == loop_current()) {
+	if (!first) { /* cancelled meanwhile */
+		volume_put(volume);
+	} else if (first->handle->loop == loop_current()) {
 		submit_flush(first);
-		return;
+	} else {
+		first->task.run = submit_flush_here;
+		loop_post(first->handle->loop, &first->task);
 	}
-	first->task.run = submit_flush_here;
-	loop_post(first->handle->loop, &first->task);
+}
+
+/* A FLUSH whose sync has not begun. */
+static void
+cancel_flush(struct blk_request *request)
+{
+	struct volume *volume = request->handle->volume;
+	bool found;
+
+	pthread_mutex_lock(&volume->lock);
+	found = volume->sync.carrier != request && chain_remove(&volume->sync.waiting, request);
+	pthread_mutex_unlock(&volume->lock);
+	if (found)
+		blk_complete(request, -ETIMEDOUT);
 }
 
 void
@@ -302,6 +327,8 @@ sync_join(struct blk_request *request)
 	struct sync *sync = &volume->sync;
 	bool begin;
 
+	/* What a FUA is about has been done. */
+	request->cancel = request->op == BLK_FLUSH ? cancel_flush : NULL;
 	pthread_mutex_lock(&volume->lock);
 	chain_append(&sync->waiting, request);
 	begin = !sync->busy && !sync->paused;

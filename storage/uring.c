@@ -161,7 +161,10 @@ reap(struct uring *uring)
 
 	io_uring_for_each_cqe(&uring->ring, head, cqe)
 	{
-		end_io(io_uring_cqe_get_data(cqe), cqe->res);
+		struct blk_request *request = io_uring_cqe_get_data(cqe);
+
+		if (request) /* else the answer to a cancel, which says nothing that the request's own does not */
+			end_io(request, cqe->res);
 		n++;
 	}
 	io_uring_cq_advance(&uring->ring, n);
@@ -251,4 +254,26 @@ uring_submit(struct uring_client *client, struct blk_request *request)
 		return start_io(client, request);
 	chain_append(&client->waiting, request);
 	return true;
+}
+
+void
+uring_cancel(struct uring_client *client, struct blk_request *request)
+{
+	struct uring *uring = client->ring;
+	struct io_uring_sqe *sqe;
+
+	if (chain_remove(&client->waiting, request)) {
+		client->done(client, request, -ECANCELED);
+		return;
+	}
+	/* B7: a sync that is interrupted may have been told of a failure that nobody hears then. */
+	if (request->op == BLK_WRITE && request->flags & BLK_FUA)
+		return;
+	sqe = io_uring_get_sqe(&uring->ring);
+	if (!sqe)
+		return;
+	/* In its place among the submissions: a later request at the same address is not meant. */
+	io_uring_prep_cancel(sqe, request, 0);
+	io_uring_sqe_set_data(sqe, NULL);
+	want_submit(uring);
 }

@@ -44,4 +44,8 @@ bool uring_join(struct uring_client *client);
 /* READ or WRITE; done() follows, never from inside. False: this one is for a worker. */
 bool uring_submit(struct uring_client *client, struct blk_request *request);
 
+/* One that uring_submit() took, and that is not done, is not wanted any more: done() follows, at once or
+ * later, with -ECANCELED where it could be taken back. */
+void uring_cancel(struct uring_client *client, struct blk_request *request);
+
 #endif

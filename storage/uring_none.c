@@ -45,3 +45,10 @@ uring_submit(struct uring_client *client, struct blk_request *request)
 	(void)request;
 	return false;
 }
+
+void
+uring_cancel(struct uring_client *client, struct blk_request *request)
+{
+	(void)client;
+	(void)request;
+}

@@ -1,7 +1,7 @@
 /*
  * An NBD connection and its requests, as the files of this directory see them. The specification is
  * "The NBD protocol" (proto.md), cited by its headings; promises are R01 to R15, the block layer's
- * contract B1 to B9.
+ * contract B1 to B10.
  *
  * The way of a read: on_ready() and read_input() in nbd_conn.c, nbd_transmit() parses,
  * check_request() and submit_request() in nbd_transmit.c, blk_submit(); then nbd_reply_done() and

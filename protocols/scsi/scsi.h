@@ -69,7 +69,8 @@ struct scsi_task {
 	uint64_t offset, length; /* bytes of the volume */
 	uint64_t verified;       /* bytes of them that were looked at */
 	struct iovec piece;
-	unsigned step; /* within a command of several block requests */
+	bool cancelled; /* no further block request of it is begun */
+	unsigned step;  /* within a command of several block requests */
 	unsigned pending;
 	union scsi_scratch *scratch;
 };
@@ -113,6 +114,13 @@ void scsi_forget(struct scsi_task *task);
 
 /* True from scsi_execute() to done(), when the task has requests in the block layer. */
 bool scsi_running(const struct scsi_task *task);
+
+/*
+ * A task from scsi_execute() to done() is not wanted any more: what of it has not reached the disk does not
+ * (B10 of block.h), and no further step is begun. done() follows as ever, with whatever status; a write that
+ * cannot be taken back ends as it does. Harmless when it is called again. The nexus' loop.
+ */
+void scsi_cancel(struct scsi_task *task);
 
 /* Task management. LUN -> true if this nexus has it. */
 bool scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8]);

@@ -378,7 +378,15 @@ scsi_execute(struct scsi_task *task)
 	task->task = (struct loop_task){0};
 	task->blk = (struct blk_request){0};
 	task->pending = 1;
+	task->cancelled = false;
 	task->opcode->execute(task);
+}
+
+void
+scsi_cancel(struct scsi_task *task)
+{
+	task->cancelled = true;
+	blk_cancel(&task->blk);
 }
 
 bool

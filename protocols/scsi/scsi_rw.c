@@ -56,6 +56,14 @@ scsi_write_flags(const struct scsi_task *task, bool fua)
 	return fua || (task->unit->settings & UNIT_WCE_OFF) ? BLK_FUA : 0;
 }
 
+static void
+run_cancelled(struct loop_task *loop_task)
+{
+	struct scsi_task *task = container_of(loop_task, struct scsi_task, task);
+
+	task->blk.done(&task->blk);
+}
+
 void
 scsi_submit(struct scsi_task *task, enum blk_op op, unsigned flags, uint64_t offset,
 	uint64_t length, void (*done)(struct blk_request *request))
@@ -65,6 +73,12 @@ scsi_submit(struct scsi_task *task, enum blk_op op, unsigned flags, uint64_t off
 	task->blk.offset = offset;
 	task->blk.length = length;
 	task->blk.done = done;
+	if (task->cancelled) {
+		task->blk.rc = -ETIMEDOUT;
+		task->task.run = run_cancelled;
+		loop_defer(loop_current(), &task->task);
+		return;
+	}
 	blk_submit(task->unit->handle, &task->blk);
 }
 

@@ -352,6 +352,7 @@ const struct blk_driver device_driver = {
 	.open = open_device,
 	.close = close_device,
 	.submit = image_submit,
+	.cancel = image_cancel,
 	.read = image_read,
 	.write = image_write,
 	.flush = image_flush,

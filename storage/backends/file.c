@@ -484,6 +484,7 @@ const struct blk_driver file_driver = {
 	.open = open_file,
 	.close = close_file,
 	.submit = image_submit,
+	.cancel = image_cancel,
 	.read = image_read,
 	.write = image_write,
 	.flush = image_flush,

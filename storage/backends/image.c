@@ -207,6 +207,8 @@ ring_done(struct uring_client *client, struct blk_request *request, int result)
 
 	if (result >= 0 && (uint64_t)result == request->length)
 		blk_complete(request, 0);
+	else if (result == -ECANCELED)
+		blk_complete(request, -ETIMEDOUT);
 	else if (result >= 0 || result == -EAGAIN || result == -EINTR)
 		blk_retry_blocking(request);
 	else
@@ -283,6 +285,14 @@ image_submit(void *state, struct blk_request *request)
 	if (request->op == BLK_READ && !image->direct && read_cached(image, request))
 		return true;
 	return image->ring && submit_to_ring(image, request);
+}
+
+void
+image_cancel(void *state, struct blk_request *request)
+{
+	struct image *image = state;
+
+	uring_cancel(&find_lane(image)->client, request);
 }
 
 void

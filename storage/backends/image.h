@@ -49,6 +49,7 @@ int
 image_write(void *state, const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t length);
 int image_flush(void *state);
 bool image_submit(void *state, struct blk_request *request);
+void image_cancel(void *state, struct blk_request *request);
 int image_fallocate(struct image *image, int mode, uint64_t offset, uint64_t length);
 
 /* From now on the number stands for another description (fd is closed), or for none at all (-1):

@@ -108,6 +108,12 @@ part_done(struct blk_request *part)
 }
 
 static void
+cancel_cut(struct blk_request *whole)
+{
+	blk_take_back(&((struct cut *)whole->driver[0])->part);
+}
+
+static void
 pass_part(struct blk_request *part)
 {
 	layer_pass_part(part, container_of(part, struct cut, part)->whole);
@@ -133,7 +139,11 @@ make_cut(struct blk_request *whole, const struct verdict *verdict)
 		.length = length,
 		.iov = cut->iov,
 		.done = part_done,
-		.handle = whole->handle};
+		.handle = whole->handle,
+		.state = STATE_SUB | STATE_EMULATED | STATE_LAYERED,
+		.task.run = blk_finish};
+	whole->driver[0] = (uintptr_t)cut;
+	whole->cancel = cancel_cut;
 	for (uint64_t left = length; left && n < whole->niov; n++) {
 		cut->iov[n] = whole->iov[n];
 		cut->iov[n].iov_len = min_size(cut->iov[n].iov_len, left);
@@ -198,6 +208,8 @@ leave_fault(void *state, struct blk_request *request)
 	if (!verdict.delay_ns)
 		return true;
 	layer_delay(request, loop_now(request->handle->loop) + verdict.delay_ns, end_now);
+	/* It is done, and only says so late: as what the kernel has and does not give back. */
+	request->cancel = NULL;
 	return false;
 }
 

@@ -2,6 +2,8 @@
 
 #include "layer.h"
 
+#include <errno.h>
+
 #include "check.h"
 #include "../storage.h"
 
@@ -36,6 +38,7 @@ descend(struct blk_request *request, unsigned i)
 	request->state |= (i + 1) << NEXT_SHIFT;
 	request->progress = 0;
 	request->driver[0] = request->driver[1] = 0;
+	request->cancel = NULL;
 	layer = &lane->volume->layer[i];
 	layer->ops->enter(layer->state, request);
 }
@@ -59,9 +62,6 @@ layer_pass(struct blk_request *request)
 void
 layer_pass_part(struct blk_request *part, const struct blk_request *whole)
 {
-	part->handle = whole->handle;
-	part->task.run = blk_finish;
-	part->state = STATE_SUB | STATE_EMULATED | STATE_LAYERED;
 	descend(part, next_layer(whole));
 }
 
@@ -98,6 +98,7 @@ resume_due(struct loop_timer *timer)
 		void (*resume)(struct blk_request *) =
 			(void (*)(struct blk_request *))request->driver[1];
 
+		request->cancel = NULL;
 		resume(request);
 	}
 	start_timer(lane);
@@ -125,6 +126,21 @@ sweep_due(struct loop_sweep *sweep, uint64_t now)
 	resume_due(&lane->delay_timer);
 }
 
+static void
+cancel_delayed(struct blk_request *request)
+{
+	struct lane *lane = request->handle->lane;
+
+	if (!chain_remove(&lane->delayed, request))
+		return;
+	/* A timer that comes too early finds nothing due; one that nobody waits for is not left behind. */
+	if (!lane->delayed.first) {
+		loop_timer_stop(&lane->delay_timer);
+		loop_sweep_remove(lane->loop, &lane->delay_sweep);
+	}
+	blk_complete(request, -ETIMEDOUT);
+}
+
 void
 layer_delay(struct blk_request *request, uint64_t due, void (*resume)(struct blk_request *request))
 {
@@ -134,6 +150,7 @@ layer_delay(struct blk_request *request, uint64_t due, void (*resume)(struct blk
 
 	request->progress = due;
 	request->driver[1] = (uintptr_t)resume;
+	request->cancel = cancel_delayed;
 	if (!chain->last || chain->last->progress <= due) {
 		bool first = !chain->first;
 

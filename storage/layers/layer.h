@@ -22,7 +22,7 @@ struct layer_ops {
 	/*
 	 * Required. On the request's loop; must not block. The request goes on by layer_pass() or
 	 * ends by blk_complete(), now or later; until then its progress and driver[] are the
-	 * layer's.
+	 * layer's, and `cancel`, where it can be taken back (B10).
 	 */
 	void (*enter)(void *state, struct blk_request *request);
 	/*
@@ -43,8 +43,8 @@ void layer_pass(struct blk_request *request);
 /* From blk_finish(), for requests that passed layers. False: a layer keeps it. */
 bool layer_leave(struct blk_request *request);
 
-/* A part of `whole`, which a layer has, made by that layer: goes where `whole` would by
- * layer_pass(). */
+/* A part of `whole`, which a layer has, made by that layer (a STATE_SUB on the same handle): goes where
+ * `whole` would by layer_pass(). */
 void layer_pass_part(struct blk_request *part, const struct blk_request *whole);
 
 /*

@@ -247,6 +247,29 @@ do_blocking(struct volume_script *script, struct blk_request *request)
 	return rc;
 }
 
+static void
+cancel_script(void *state, struct blk_request *request)
+{
+	struct volume_script *script = state;
+	bool found = false;
+
+	pthread_mutex_lock(&script->lock);
+	for (unsigned i = 0; i < script->ncalls && !found; i++) {
+		struct script_call *call = &script->calls[i];
+
+		if (call->request != request)
+			continue;
+		found = true;
+		call->request = NULL;
+		call->completed = true;
+		call->rc = -ETIMEDOUT;
+		script->nheld--;
+	}
+	pthread_mutex_unlock(&script->lock);
+	if (found)
+		blk_complete(request, -ETIMEDOUT);
+}
+
 static int
 script_read(void *state, const struct iovec *iov, unsigned niov, uint64_t offset, uint64_t length)
 {
@@ -322,6 +345,7 @@ set_functions(struct blk_driver *driver, const struct volume_script_options *opt
 		.name = "script", .argument = "size", .open = open_script, .close = close_script};
 	if (!options->blocking) {
 		driver->submit = submit_script;
+		driver->cancel = options->cancels ? cancel_script : NULL;
 		return;
 	}
 	driver->read = missing & 1u << BLK_READ ? NULL : script_read;

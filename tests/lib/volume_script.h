@@ -50,6 +50,7 @@ struct volume_script_options {
 	bool fua; /* a WRITE with FUA is its own sync */
 	bool no_fast_zero;
 	bool not_inline; /* blk_inline() is false although nothing is held */
+	bool cancels;    /* what is held and cancelled is taken back */
 	bool blocking;   /* blocking functions on workers instead of submit(); nothing is held */
 };
 

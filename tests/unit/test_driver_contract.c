@@ -1,5 +1,5 @@
 /*
- * B1 to B9 on real loops and workers, for every backend and for scripted ones: what a driver's
+ * B1 to B10 on real loops and workers, for every backend and for scripted ones: what a driver's
  * author runs first. Clients on two loops do random things to slices of one volume that interlock
  * block by block, each against its own shadow; then the loops take turns on the same blocks.
  */

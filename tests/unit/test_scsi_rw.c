@@ -393,6 +393,31 @@ test_data_out_in_pieces(void **state)
 	assert_int_equal(disk_medium()[3 * 512 + 2048], 0);
 }
 
+/* READ with FUA: the flush was all of it that anybody saw. */
+static void
+test_cancel(void **state)
+{
+	struct scsi_task *task;
+
+	(void)state;
+	volume_script_forget(disk.script);
+	volume_script_hold(disk.script, true);
+	task = disk_begin(disk.nexus, rw_cdb(OP_READ_10, CDB_FUA, 0, 8), NULL, 0);
+	virtual_run_until_idle();
+	assert_int_equal(volume_script_held(disk.script), 1);
+	scsi_cancel(task);
+	scsi_cancel(task);
+	virtual_run_until_idle();
+	assert_false(disk_ended());
+	volume_script_complete(disk.script, 0, 0);
+	virtual_run_until_idle();
+	assert_true(disk_ended());
+	disk_end();
+	assert_int_equal(volume_script_calls(disk.script), 1);
+	volume_script_hold(disk.script, false);
+	assert_good(disk_command(disk.nexus, rw_cdb(OP_READ_10, CDB_FUA, 0, 8), NULL, 0));
+}
+
 int
 main(void)
 {
@@ -410,6 +435,7 @@ main(void)
 			test_each_error_has_its_sense, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_synchronize_cache, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_failed_flush_is_told, start, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_cancel, start, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_compare_and_write, start, disk_teardown),
 	};
 
