@@ -1,7 +1,8 @@
 /*
- * The iSCSI target's inside. A connection lives on one loop, and with MaxConnections=1 its session
- * lives there too; everything here is that loop's but for the session table (iscsi_session.c),
- * which is behind a lock that only logins and ends of sessions take.
+ * The iSCSI target's inside. A session and all its connections live on one loop: a connection that
+ * logs in to a session of another loop moves there before its final Login Response. Everything here
+ * is that loop's but for the session table (iscsi_session.c), which is behind a lock that only
+ * logins and ends of sessions take.
  *
  * The way of a command: iscsi_conn.c reads -> iscsi_pdu.c cuts PDUs -> iscsi_request.c orders by
  * CmdSN -> iscsi_task.c prepares, collects data-out (iscsi_data.c) and executes -> the SCSI layer
@@ -79,6 +80,7 @@ struct iscsi_negotiation {
 	struct iscsi_names names;
 	uint64_t seen;                           /* bit: row of the key table */
 	unsigned unknown;                        /* keys not in the table, so far */
+	bool joining;                            /* not the leading login of its session */
 	bool auth_said;                          /* AuthMethod came */
 	unsigned auth_offered;                   /* with these */
 	struct iscsi_pair chap[ISCSI_CHAP_KEYS]; /* in the text under way; key NULL: not said */
@@ -252,7 +254,7 @@ enum iscsi_event {
 	EVENT_LOGOUT_REQUEST,
 	EVENT_LOGOUT_DONE, /* the response has been sent */
 	EVENT_LOST,        /* the transport is gone, or the peer broke the protocol */
-	EVENT_REINSTATED,  /* another login took the session's place */
+	EVENT_REPLACED,    /* another login, or a Logout on another connection, ended it */
 };
 
 struct iscsi_login;
@@ -279,6 +281,7 @@ struct iscsi_conn {
 	bool dying;   /* nothing is read or sent any more; freed when nothing is in flight */
 	bool closing; /* no more is read; dies when what is in flight has been answered and sent */
 	bool output_full; /* the stream took no more */
+	bool resume;      /* iscsi_conn_resume() is due at the next flush */
 	unsigned watched;
 	unsigned replies; /* iscsi_reply objects queued */
 	struct send_queue queue;
@@ -289,12 +292,18 @@ struct iscsi_conn {
 	struct iscsi_session *session;
 	struct iscsi_exchange exchange;
 
+	TAILQ_ENTRY(iscsi_conn) sibling; /* in its session */
+	unsigned ntasks;                 /* that owe it allegiance (4.2.5.1) */
 	uint16_t cid;
 	uint32_t statsn;   /* the next to be used */
 	uint32_t max_recv; /* bytes of data the initiator takes in one PDU */
 	bool header_digest, data_digest;
 	bool logout; /* the Logout below waits for tasks to end */
 	uint32_t logout_itt;
+
+	bool moving;             /* goes to the loop of the session it joins, when all is sent */
+	struct loop_task arrive; /* there */
+	struct iscsi_session *joining; /* while `arrive` is posted: that session */
 };
 
 void iscsi_conn_accept(struct loop *loop, struct stream *stream, const struct portal *portal);
@@ -310,6 +319,10 @@ void iscsi_conn_settle(struct iscsi_conn *conn);
 void iscsi_conn_send(struct iscsi_conn *conn, struct send_item *item);
 /* What blocked reading is over: takes the bytes left, then reads again. */
 void iscsi_conn_resume(struct iscsi_conn *conn);
+/* The same before the loop sleeps, for who is in the middle of something else. */
+void iscsi_conn_resume_soon(struct iscsi_conn *conn);
+/* Leaves its loop, with nothing in flight; iscsi_login_arrived() follows on the other one. */
+void iscsi_conn_move(struct iscsi_conn *conn, struct loop *loop);
 bool iscsi_conn_choked(const struct iscsi_conn *conn);
 struct iscsi_loop *iscsi_loop_of(struct loop *loop);
 /* Before the loops start. */
@@ -380,6 +393,10 @@ void iscsi_login_begin(struct iscsi_conn *conn);
 void iscsi_login_finish(struct iscsi_conn *conn);
 /* The session in whose place this one is logging in has ended. */
 void iscsi_login_continue(struct iscsi_conn *conn);
+/* On the loop of the session it joins: conn->joining. */
+void iscsi_login_arrived(struct iscsi_conn *conn);
+/* All answers so far are sent: on to the session's loop. Not from inside the connection. */
+void iscsi_login_join(struct iscsi_conn *conn);
 void iscsi_login_free(struct iscsi_conn *conn);
 
 /* sessions (iscsi_session.c) */
@@ -390,6 +407,7 @@ void iscsi_login_free(struct iscsi_conn *conn);
 struct iscsi_held {
 	TAILQ_ENTRY(iscsi_held) link;
 	uint32_t cmdsn;
+	struct iscsi_conn *conn; /* it came by, unless filled */
 	struct iscsi_task *task; /* a SCSI command */
 	bool filled; /* a gap closed by ABORT TASK, or its task is gone: nothing to do */
 	struct iscsi_request request;
@@ -407,6 +425,7 @@ struct iscsi_session {
 	LIST_ENTRY(iscsi_session) link;
 	bool listed;
 	struct iscsi_session *successor; /* whose login waits for the end of this one */
+	unsigned pins;                   /* connections on their way to join */
 
 	/* Reinstatement; posted between loops, see iscsi_session.c. */
 	struct loop_task end, ended;
@@ -415,7 +434,11 @@ struct iscsi_session {
 	bool answer_due; /* this loop's: ended, and the successor must be told once `waiting` is
 			    over */
 
-	struct iscsi_conn *conn;
+	/* Never empty: the last one is freed together with the session. */
+	TAILQ_HEAD(, iscsi_conn) conns;
+	bool open;                 /* the leading login is done */
+	bool ending;               /* a Logout closes it */
+	struct iscsi_conn *logout; /* on which it came, until that is answered */
 	struct iscsi_params params;
 	uint16_t portal_id;
 	struct scsi_nexus *nexus; /* NULL in discovery */
@@ -451,11 +474,22 @@ struct iscsi_session *iscsi_session_new(struct iscsi_conn *conn, const struct is
  * group. True: go on. False: that one is being ended, and iscsi_login_continue() will follow.
  */
 bool iscsi_session_enter(struct iscsi_session *session);
-/* True when this initiator port has a session of that TSIH with the target. */
-bool iscsi_session_exists(
-	const struct iscsi_names *names, const uint8_t isid[6], uint16_t group, uint16_t tsih);
-/* False while something posted will still touch it. */
-bool iscsi_session_leave(struct iscsi_session *session);
+/*
+ * Joining (11.12.6): the session that a login's TSIH names, from any loop. 0 or a status. With `pin`
+ * it is not freed until iscsi_session_admit(), which must follow on its own loop.
+ */
+uint16_t iscsi_session_find(
+	const struct iscsi_conn *conn, const struct iscsi_login *login, struct iscsi_session **pin);
+/* Ends the pin and takes the connection in, in the place of one of the same CID if there is one
+ * (6.3.4). 0 or a status. */
+uint16_t iscsi_session_admit(struct iscsi_session *session, struct iscsi_conn *conn);
+/* Its connection of that CID that is not over; NULL. */
+struct iscsi_conn *iscsi_session_cid(const struct iscsi_session *session, uint16_t cid);
+/* Something ended that one of its connections may have waited for. */
+void iscsi_session_settle(struct iscsi_session *session);
+/* Takes the connection out. False: it is the last one, and something posted will still touch the
+ * session. Else *over says whether it was the last one. */
+bool iscsi_session_leave(struct iscsi_conn *conn, bool *over);
 /* Frees a session that iscsi_session_leave() has let go; no task is in it. */
 void iscsi_session_free(struct iscsi_session *session);
 
@@ -464,10 +498,11 @@ uint32_t iscsi_session_max_cmdsn(const struct iscsi_session *session);
 enum iscsi_order { ORDER_NOW, ORDER_LATER, ORDER_IGNORE };
 enum iscsi_order iscsi_session_order(const struct iscsi_session *session, const uint8_t *bhs);
 /* Keeps a place for a request that came early. NULL: no memory. */
-struct iscsi_held *iscsi_session_hold(struct iscsi_session *session, uint32_t cmdsn);
+struct iscsi_held *iscsi_session_hold(struct iscsi_conn *conn, uint32_t cmdsn);
 /* Runs what waited for ExpCmdSN. */
 void iscsi_session_advance(struct iscsi_session *session);
-void iscsi_held_drop(struct iscsi_session *session);
+/* Forgets what came by this connection ahead of its CmdSN: it is a gap again (11.14). */
+void iscsi_held_drop(struct iscsi_conn *conn);
 
 /* Reservations, first come first served in the session. True: it is there now; else granted()
  * follows. */
@@ -559,8 +594,8 @@ void iscsi_task_refuse(struct iscsi_task *task, enum scsi_status status);
 /* Ends it without status: now (true), or when the SCSI layer lets go of it. */
 bool iscsi_task_abort(struct iscsi_task *task);
 void iscsi_task_free(struct iscsi_task *task);
-/* Aborts those that are not the SCSI layer's and wait for something of the initiator's, or all. */
-void iscsi_tasks_abort(struct iscsi_session *session, bool all);
+/* Aborts a connection's tasks: those whose data-out is still to come, or all. */
+void iscsi_tasks_abort(struct iscsi_conn *conn, bool all);
 
 /* Data-Out: header complete, PDU complete. */
 void iscsi_data_begin(struct iscsi_conn *conn);
@@ -594,6 +629,7 @@ void iscsi_set_release(struct iscsi_session *session, bool held);
 
 struct iscsi_tmf {
 	TAILQ_ENTRY(iscsi_tmf) link;
+	struct iscsi_conn *conn; /* that asked, and gets the answer */
 	uint32_t itt;
 	uint8_t function;
 	uint8_t lun[8];
@@ -606,7 +642,8 @@ void iscsi_tmf_request(struct iscsi_conn *conn, const struct iscsi_request *requ
 void iscsi_tmf_settle(struct iscsi_session *session);
 /* Deadlines. */
 void iscsi_tmf_sweep(struct iscsi_session *session, uint64_t now);
-void iscsi_tmf_drop(struct iscsi_session *session);
+/* Those of this connection are not answered. */
+void iscsi_tmf_drop(struct iscsi_conn *conn);
 
 /* caches (iscsi_target.c) */
 

@@ -27,11 +27,11 @@ static const struct transition {
 	{CONN_IN_LOGIN, EVENT_LOGIN_DONE, CONN_LOGGED_IN, "T5"},
 	{CONN_IN_LOGIN, EVENT_LOGIN_FAILED, CONN_FREE, "T7"},
 	{CONN_IN_LOGIN, EVENT_LOST, CONN_FREE, "T7"},
-	{CONN_IN_LOGIN, EVENT_REINSTATED, CONN_FREE, "T7"},
-	{CONN_LOGGED_IN, EVENT_REINSTATED, CONN_FREE, "T8"},
+	{CONN_IN_LOGIN, EVENT_REPLACED, CONN_FREE, "T7"},
+	{CONN_LOGGED_IN, EVENT_REPLACED, CONN_FREE, "T8"},
 	{CONN_LOGGED_IN, EVENT_LOGOUT_REQUEST, CONN_IN_LOGOUT, "T9"},
 	{CONN_IN_LOGOUT, EVENT_LOGOUT_DONE, CONN_FREE, "T13"},
-	{CONN_IN_LOGOUT, EVENT_REINSTATED, CONN_FREE, "T13"},
+	{CONN_IN_LOGOUT, EVENT_REPLACED, CONN_FREE, "T13"},
 	{CONN_LOGGED_IN, EVENT_LOST, CONN_CLEANUP_WAIT, "T15"},
 	{CONN_IN_LOGOUT, EVENT_LOST, CONN_CLEANUP_WAIT, "T17"},
 };
@@ -122,6 +122,16 @@ iscsi_conn_resume(struct iscsi_conn *conn)
 	watch_stream(conn);
 }
 
+void
+iscsi_conn_resume_soon(struct iscsi_conn *conn)
+{
+	if (conn->dying)
+		return;
+	conn->resume = true;
+	if (!conn->flush.queued)
+		loop_before_sleep(conn->loop, &conn->flush);
+}
+
 static void
 read_stream(struct iscsi_conn *conn)
 {
@@ -165,8 +175,10 @@ flush_output(struct iscsi_conn *conn)
 		return;
 	}
 	conn->output_full = rc == -EAGAIN;
-	if (choked && !iscsi_conn_choked(conn))
+	if ((choked && !iscsi_conn_choked(conn)) || conn->resume) {
+		conn->resume = false;
 		iscsi_conn_resume(conn);
+	}
 	watch_stream(conn);
 	iscsi_conn_settle(conn);
 }
@@ -230,7 +242,7 @@ sweep_conn(struct iscsi_conn *conn, uint64_t now)
 	}
 	if (conn->rx.started && !conn->rx.blocked && !conn->rx.left && !conn->closing &&
 		now - conn->rx.started > patience.partial + (uint64_t)conn->rx.data_length /
-								      (64 * KIB) * 10 * SECOND_NS) {
+								    (64 * KIB) * 10 * SECOND_NS) {
 		iscsi_conn_die(conn, "a PDU took too long to arrive");
 		return;
 	}
@@ -238,17 +250,19 @@ sweep_conn(struct iscsi_conn *conn, uint64_t now)
 		iscsi_conn_die(conn, "does not take what it asked for");
 		return;
 	}
-	if (!conn->session || conn->rx.blocked)
+	if (!conn->session)
+		return;
+	iscsi_tmf_sweep(conn->session, now);
+	if (conn->rx.blocked || conn->dying)
 		return;
 	TAILQ_FOREACH(task, &conn->session->tasks, link) {
-		if (task->state == TASK_COLLECT && task->reserved &&
+		if (task->conn == conn && task->state == TASK_COLLECT && task->reserved &&
 			(task->solicited || task->unsolicited) &&
 			now - task->progress > patience.partial) {
 			iscsi_conn_die(conn, "the data of a write does not come");
 			return;
 		}
 	}
-	iscsi_tmf_sweep(conn->session, now);
 	sweep_silence(conn, now);
 }
 
@@ -262,37 +276,100 @@ run_sweep(struct loop_sweep *sweep, uint64_t now)
 		sweep_conn(conn, now);
 }
 
-/* The one place where connections and sessions are freed. */
+static void
+enter_home(struct iscsi_conn *conn)
+{
+	struct iscsi_loop *home = iscsi_loop_of(conn->loop);
+
+	conn->home = home;
+	TAILQ_INSERT_TAIL(&home->conns, conn, link);
+	if (home->count++ == 0) {
+		home->sweep.sweep = run_sweep;
+		loop_sweep_add(conn->loop, &home->sweep);
+	}
+}
+
+static void
+leave_home(struct iscsi_conn *conn)
+{
+	TAILQ_REMOVE(&conn->home->conns, conn, link);
+	if (--conn->home->count == 0)
+		loop_sweep_remove(conn->loop, &conn->home->sweep);
+}
+
+/* The loop of the session it joins: everything that says "now" is this loop's from here on. */
+static void
+run_arrive(struct loop_task *task)
+{
+	struct iscsi_conn *conn = container_of(task, struct iscsi_conn, arrive);
+	uint64_t now;
+
+	conn->loop = loop_current();
+	now = loop_now(conn->loop);
+	conn->since = min_u64(conn->since, now);
+	conn->heard = now;
+	enter_home(conn);
+	conn->watched = STREAM_READABLE;
+	if (stream_attach(conn->stream, conn->loop, on_ready, conn) != 0)
+		iscsi_conn_die(conn, "cannot watch the socket");
+	else if (conn->home->draining)
+		iscsi_conn_die(conn, NULL);
+	iscsi_login_arrived(conn);
+	watch_stream(conn);
+}
+
+void
+iscsi_conn_move(struct iscsi_conn *conn, struct loop *loop)
+{
+	stream_detach(conn->stream);
+	leave_home(conn);
+	conn->arrive.run = run_arrive;
+	loop_post(loop, &conn->arrive);
+}
+
+/* The one place where connections and sessions are freed; and where a connection leaves its loop.
+ */
 static void
 run_reap(struct loop_task *task)
 {
 	struct iscsi_conn *conn = container_of(task, struct iscsi_conn, reap);
-	struct iscsi_loop *home = conn->home;
+	bool over;
 
-	if (conn->session && !iscsi_session_leave(conn->session))
-		return; /* what is posted settles it again */
-	if (conn->session)
-		iscsi_session_free(conn->session);
-	TAILQ_REMOVE(&home->conns, conn, link);
-	if (--home->count == 0)
-		loop_sweep_remove(conn->loop, &home->sweep);
+	if (conn->flush.queued)
+		return; /* it settles again */
+	if (!conn->dying) {
+		if (conn->moving && send_queue_empty(&conn->queue)) {
+			conn->moving = false;
+			iscsi_login_join(conn);
+		}
+		return;
+	}
+	if (conn->session) {
+		if (!iscsi_session_leave(conn, &over))
+			return; /* what is posted settles it again */
+		if (over)
+			iscsi_session_free(conn->session);
+	}
+	leave_home(conn);
 	slab_free(iscsi_caches.conn, conn);
 }
 
 void
 iscsi_conn_settle(struct iscsi_conn *conn)
 {
-	unsigned tasks = conn->session ? conn->session->ntasks : 0;
+	const struct iscsi_session *session = conn->session;
 
-	if (conn->dying) {
-		if (tasks == 0 && !conn->flush.queued && !conn->reap.queued)
+	if (conn->dying || conn->moving) {
+		if (conn->ntasks == 0 && !conn->flush.queued && !conn->reap.queued)
 			loop_reap(conn->loop, &conn->reap);
 		return;
 	}
-	if (tasks > 0)
+	if (conn->ntasks > 0 || (session && session->logout == conn && session->ntasks > 0))
 		return;
 	if (conn->logout) {
 		conn->logout = false;
+		if (session->logout == conn)
+			conn->session->logout = NULL;
 		iscsi_logout_answer(conn);
 	} else if (conn->closing && send_queue_empty(&conn->queue)) {
 		iscsi_conn_die(conn, NULL);
@@ -305,9 +382,10 @@ iscsi_conn_close(struct iscsi_conn *conn)
 	if (conn->dying || conn->closing)
 		return;
 	conn->closing = true;
+	conn->moving = false;
 	if (conn->session) {
-		iscsi_tasks_abort(conn->session, false);
-		iscsi_held_drop(conn->session);
+		iscsi_held_drop(conn);
+		iscsi_tasks_abort(conn, false);
 	}
 	watch_stream(conn);
 	/* Nobody may be deep in this connection's functions when it dies: the flush settles. */
@@ -332,9 +410,11 @@ iscsi_conn_die(struct iscsi_conn *conn, const char *why)
 	iscsi_exchange_close(&conn->exchange);
 	iscsi_login_free(conn);
 	if (conn->session) {
-		iscsi_tmf_drop(conn->session);
-		iscsi_tasks_abort(conn->session, true);
-		iscsi_held_drop(conn->session);
+		if (conn->session->logout == conn)
+			conn->session->logout = NULL;
+		iscsi_tmf_drop(conn);
+		iscsi_held_drop(conn);
+		iscsi_tasks_abort(conn, true);
 	}
 	stream_close(conn->stream);
 	conn->stream = NULL;
@@ -371,7 +451,6 @@ iscsi_conn_accept(struct loop *loop, struct stream *stream, const struct portal 
 		return;
 	}
 	memset(conn, 0, sizeof(*conn));
-	conn->home = home;
 	conn->loop = loop;
 	conn->stream = stream;
 	conn->portal = portal;
@@ -390,9 +469,5 @@ iscsi_conn_accept(struct loop *loop, struct stream *stream, const struct portal 
 	}
 	conn->watched = STREAM_READABLE;
 	send_queue_init(&conn->queue, stream);
-	TAILQ_INSERT_TAIL(&home->conns, conn, link);
-	if (home->count++ == 0) {
-		home->sweep.sweep = run_sweep;
-		loop_sweep_add(loop, &home->sweep);
-	}
+	enter_home(conn);
 }

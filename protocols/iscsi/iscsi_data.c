@@ -71,6 +71,10 @@ iscsi_data_begin(struct iscsi_conn *conn)
 	rx->drop = true;
 	if (!task || task->state != TASK_COLLECT)
 		return;
+	if (task->conn != conn) { /* 4.2.5.1: allegiance */
+		rx->reject = ISCSI_REJECT_PROTOCOL;
+		return;
+	}
 	if (ttt == ISCSI_TAG_NONE && !task->unsolicited) {
 		iscsi_task_fail(task, 0x0c, 0x0c); /* 11.4.7.2: unexpected unsolicited data */
 		iscsi_task_go(task);

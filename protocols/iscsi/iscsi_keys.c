@@ -67,8 +67,8 @@ static const struct iscsi_key keys[] = {
 		PARAM(header_digest), "13.1"},
 	{"DataDigest", KEY_LIST, AT_OPERATIONAL | OF_CONNECTION, "None,CRC32C", 0, 1, 0, 1,
 		PARAM(data_digest), "13.1"},
-	{"MaxConnections", KEY_MIN, AT_OPERATIONAL | NOT_DISCOVERY, NULL, 1, 65535, 1, 1,
-		PARAM(max_connections), "13.2"},
+	{"MaxConnections", KEY_MIN, AT_OPERATIONAL | NOT_DISCOVERY, NULL, 1, 65535, 1,
+		LIMIT_ISCSI_CONNECTIONS, PARAM(max_connections), "13.2"},
 	{"SendTargets", KEY_TARGETS, AT_FULL_FEATURE, NULL, 0, 0, 0, 0, 0, "13.3"},
 	{"TargetName", KEY_NAME, AT_LOGIN | TWICE, NULL, 0, 0, 0, 0, NAME(target), "13.4"},
 	{"InitiatorName", KEY_NAME, AT_LOGIN | TWICE, NULL, 0, 0, 0, 0, NAME(initiator), "13.5"},
@@ -408,6 +408,9 @@ take_known(struct iscsi_negotiation *n, enum iscsi_stage stage, const struct isc
 	/* 6.3: negotiating a key again in one login is an error. So is a key out of its stage:
 	 * section 12 names those of the security stage, 12.1 keeps AuthMethod in it. */
 	if (again && !(key->flags & TWICE))
+		return ISCSI_LOGIN_INITIATOR_ERROR;
+	/* 13: leading only. What the session has agreed on is not negotiated again. */
+	if (n->joining && has_param(key) && !(key->flags & (OF_CONNECTION | TWICE)))
 		return ISCSI_LOGIN_INITIATOR_ERROR;
 	if (!(key->flags & at)) {
 		if (stage == ISCSI_STAGE_FULL_FEATURE || key->kind == KEY_OURS ||

@@ -51,7 +51,7 @@ describe_status(uint16_t status)
 	case ISCSI_LOGIN_MISSING:
 		return "initiator or target name is missing";
 	case ISCSI_LOGIN_NOT_INCLUDED:
-		return "connection reinstatement";
+		return "the session is another portal group's";
 	case ISCSI_LOGIN_TYPE:
 		return "session type";
 	case ISCSI_LOGIN_NO_SESSION:
@@ -116,6 +116,7 @@ start_login(struct iscsi_conn *conn, const uint8_t *bhs)
 	iscsi_negotiation_init(&login->negotiation);
 	memcpy(login->isid, bhs + BHS_ISID, sizeof(login->isid));
 	login->tsih = get_be16(bhs + BHS_TSIH);
+	login->negotiation.joining = login->tsih != 0;
 	login->cid = get_be16(bhs + BHS_CID);
 	login->itt = get_be32(bhs + BHS_ITT);
 	login->cmdsn = get_be32(bhs + BHS_CMDSN);
@@ -255,18 +256,13 @@ authenticate(struct iscsi_conn *conn, uint8_t flags, struct writer *out)
 	return status;
 }
 
-/* 11.12.7: a session to be joined. MaxConnections is 1, so it can only be refused. */
+/* 11.12.6: a session to be joined must be there, long before the login is done. */
 static uint16_t
 check_session(struct iscsi_conn *conn)
 {
 	const struct iscsi_login *login = conn->login;
 
-	if (login->tsih == 0)
-		return 0;
-	if (!iscsi_session_exists(
-		    &login->negotiation.names, login->isid, portal_group(conn), login->tsih))
-		return ISCSI_LOGIN_NO_SESSION;
-	return ISCSI_LOGIN_CONNECTIONS;
+	return login->tsih ? iscsi_session_find(conn, login, NULL) : 0;
 }
 
 /* What a target declares of itself (13.9, 13.12). */
@@ -314,12 +310,13 @@ iscsi_login_continue(struct iscsi_conn *conn)
 {
 	struct iscsi_login *login = conn->login;
 	struct iscsi_session *session = conn->session;
+	struct iscsi_params active;
 	struct iscsi_reply *reply;
-	bool digests[2];
 
 	if (conn->dying || !login)
 		return;
-	if (!session->params.discovery) {
+	active = login->negotiation.active;
+	if (!session->open && !session->params.discovery) {
 		session->nexus = open_nexus(conn);
 		if (!session->nexus) {
 			refuse_login(conn, login->final, ISCSI_LOGIN_NOT_FOUND);
@@ -334,22 +331,50 @@ iscsi_login_continue(struct iscsi_conn *conn)
 	put_be16(reply->head + BHS_TSIH, session->tsih);
 	reply->text = login->answer;
 	login->answer = NULL;
-	session->exp_cmdsn = login->cmdsn;
+	if (!session->open)
+		session->exp_cmdsn = login->cmdsn;
+	session->open = true;
 	stream_established(conn->stream);
 	iscsi_reply_push(reply, login->answer_length, STATSN_ADVANCE);
 	iscsi_conn_event(conn, EVENT_LOGIN_DONE);
-	digests[0] = session->params.header_digest;
-	digests[1] = session->params.data_digest;
-	log_debug("iscsi %s: %s logged in to %s", conn->peer, session->names.initiator,
-		session->params.discovery ? "discovery" : session->names.target);
+	log_debug("iscsi %s: %s logged in to %s, connection %u", conn->peer,
+		session->names.initiator,
+		session->params.discovery ? "discovery" : session->names.target, conn->cid);
 	iscsi_login_free(conn);
-	conn->header_digest = digests[0];
-	conn->data_digest = digests[1];
-	conn->max_recv = session->params.max_recv;
+	conn->header_digest = active.header_digest;
+	conn->data_digest = active.data_digest;
+	conn->max_recv = active.max_recv;
 	if (conn->rx.blocked) {
 		conn->rx.blocked = false;
 		iscsi_conn_resume(conn);
 	}
+}
+
+void
+iscsi_login_arrived(struct iscsi_conn *conn)
+{
+	struct iscsi_session *session = conn->joining;
+	uint16_t status = iscsi_session_admit(session, conn);
+
+	conn->joining = NULL;
+	if (!status)
+		iscsi_login_continue(conn);
+	else if (!conn->dying)
+		refuse_login(conn, conn->login->final, status);
+	iscsi_session_settle(session);
+}
+
+void
+iscsi_login_join(struct iscsi_conn *conn)
+{
+	uint16_t status = iscsi_session_find(conn, conn->login, &conn->joining);
+
+	if (status)
+		refuse_login(conn, conn->login->final, status);
+	else if (conn->joining->loop == conn->loop)
+		iscsi_login_arrived(conn);
+	else
+		iscsi_conn_move(conn, conn->joining->loop);
 }
 
 static void
@@ -360,12 +385,16 @@ end_login(struct iscsi_conn *conn, struct iscsi_text *answer, size_t length)
 	login->answer = answer;
 	login->answer_length = length;
 	memcpy(login->final, conn->rx.head, ISCSI_BHS);
-	conn->session = iscsi_session_new(conn, login);
-	if (!conn->session) {
+	conn->rx.blocked = true;
+	if (login->tsih) {
+		conn->moving = true;
+		iscsi_conn_settle(conn);
+		return;
+	}
+	if (!iscsi_session_new(conn, login)) {
 		refuse_login(conn, conn->rx.head, ISCSI_LOGIN_RESOURCES);
 		return;
 	}
-	conn->rx.blocked = true;
 	if (!iscsi_session_enter(conn->session))
 		return;
 	conn->rx.blocked = false;

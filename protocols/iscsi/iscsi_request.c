@@ -134,7 +134,7 @@ order_request(struct iscsi_conn *conn)
 
 	memcpy(request->bhs, conn->rx.head, ISCSI_BHS);
 	if (iscsi_session_order(session, request->bhs) == ORDER_LATER) {
-		held = iscsi_session_hold(session, get_be32(request->bhs + BHS_CMDSN));
+		held = iscsi_session_hold(conn, get_be32(request->bhs + BHS_CMDSN));
 		if (!held) {
 			iscsi_conn_die(conn, "out of memory");
 			return;
@@ -224,7 +224,7 @@ run_task_request(struct iscsi_conn *conn, struct iscsi_request *request)
 }
 
 static void
-send_logout(struct iscsi_conn *conn, uint32_t itt, enum iscsi_logout_answer answer)
+send_logout(struct iscsi_conn *conn, uint32_t itt, enum iscsi_logout_answer answer, bool last)
 {
 	struct iscsi_reply *reply = iscsi_reply_new(conn, ISCSI_LOGOUT_RESPONSE, itt);
 
@@ -233,42 +233,77 @@ send_logout(struct iscsi_conn *conn, uint32_t itt, enum iscsi_logout_answer answ
 	reply->head[BHS_RESPONSE] = (uint8_t)answer;
 	put_be16(reply->head + BHS_TIME2WAIT, (uint16_t)conn->session->params.time2wait);
 	put_be16(reply->head + BHS_TIME2WAIT + 2, (uint16_t)conn->session->params.time2retain);
-	reply->last = answer == ISCSI_LOGOUT_CLOSED;
+	reply->last = last;
 	iscsi_reply_push(reply, 0, STATSN_ADVANCE);
 }
 
 void
 iscsi_logout_answer(struct iscsi_conn *conn)
 {
-	send_logout(conn, conn->logout_itt, ISCSI_LOGOUT_CLOSED);
+	send_logout(conn, conn->logout_itt, ISCSI_LOGOUT_CLOSED, true);
+}
+
+/* Another connection of the session is to be closed: at once, and its tasks are terminated. */
+static void
+logout_other(struct iscsi_conn *conn, uint16_t cid, uint32_t itt)
+{
+	struct iscsi_conn *other = iscsi_session_cid(conn->session, cid);
+
+	if (other) {
+		iscsi_conn_event(other, EVENT_REPLACED);
+		iscsi_conn_die(other, "logged out by another connection");
+	}
+	send_logout(conn, itt, other ? ISCSI_LOGOUT_CLOSED : ISCSI_LOGOUT_NO_CID, false);
+}
+
+/* The session is to be closed: so are the other connections, each when its commands are answered. */
+static void
+logout_session(struct iscsi_conn *conn)
+{
+	struct iscsi_session *session = conn->session;
+	struct iscsi_conn *other;
+
+	session->ending = true;
+	session->logout = conn;
+	TAILQ_FOREACH(other, &session->conns, sibling) {
+		if (other == conn || other->dying || other->closing)
+			continue;
+		if (other->state == CONN_LOGGED_IN)
+			iscsi_conn_event(other, EVENT_LOGOUT_REQUEST);
+		iscsi_conn_close(other);
+	}
 }
 
 /*
- * 11.14. With one connection in a session, closing the one closes the other. Commands that run are
- * answered first, those whose data has not come are forgotten.
+ * 11.14. Commands that run are answered first, those whose data or whose CmdSN has not come are
+ * forgotten.
  */
 static void
 run_logout(struct iscsi_conn *conn, struct iscsi_request *request)
 {
 	uint32_t itt = get_be32(request->bhs + BHS_ITT);
 	uint8_t reason = request->bhs[BHS_FLAGS] & 0x7f;
+	uint16_t cid = get_be16(request->bhs + BHS_CID);
 
 	if (reason == ISCSI_LOGOUT_RECOVERY) { /* 11.15.1: no recovery at level 0 */
-		send_logout(conn, itt, ISCSI_LOGOUT_NO_RECOVERY);
+		send_logout(conn, itt, ISCSI_LOGOUT_NO_RECOVERY, false);
 		return;
 	}
 	if (reason > ISCSI_LOGOUT_RECOVERY) {
 		iscsi_reply_reject(conn, ISCSI_REJECT_FIELD, request->bhs);
 		return;
 	}
-	if (reason == ISCSI_LOGOUT_CONNECTION && get_be16(request->bhs + BHS_CID) != conn->cid) {
-		send_logout(conn, itt, ISCSI_LOGOUT_NO_CID);
+	if (reason == ISCSI_LOGOUT_CONNECTION && cid != conn->cid) {
+		logout_other(conn, cid, itt);
 		return;
 	}
 	iscsi_conn_event(conn, EVENT_LOGOUT_REQUEST);
 	conn->rx.blocked = true;
 	conn->logout = true;
 	conn->logout_itt = itt;
-	iscsi_tasks_abort(conn->session, false);
+	if (reason == ISCSI_LOGOUT_SESSION)
+		logout_session(conn);
+	iscsi_held_drop(conn);
+	iscsi_tasks_abort(conn, false);
 	iscsi_conn_settle(conn);
 }

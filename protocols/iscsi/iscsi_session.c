@@ -55,6 +55,14 @@ hash_port(const struct iscsi_names *names, const uint8_t isid[6])
 	return h % TABLE_BUCKETS;
 }
 
+static bool
+is_of(const struct iscsi_session *session, const struct iscsi_names *names, const uint8_t isid[6])
+{
+	return memcmp(session->isid, isid, 6) == 0 &&
+	       strcmp(session->names.initiator, names->initiator) == 0 &&
+	       strcmp(session->names.target, names->target) == 0;
+}
+
 /* Under the lock. */
 static struct iscsi_session *
 find_session(const struct iscsi_names *names, const uint8_t isid[6], uint16_t group)
@@ -62,9 +70,7 @@ find_session(const struct iscsi_names *names, const uint8_t isid[6], uint16_t gr
 	struct iscsi_session *session;
 
 	LIST_FOREACH(session, &table.buckets[hash_port(names, isid)], link) {
-		if (session->group == group && memcmp(session->isid, isid, 6) == 0 &&
-			strcmp(session->names.initiator, names->initiator) == 0 &&
-			strcmp(session->names.target, names->target) == 0)
+		if (session->group == group && is_of(session, names, isid))
 			return session;
 	}
 	return NULL;
@@ -157,21 +163,53 @@ iscsi_wait_cancel(struct iscsi_session *session, struct iscsi_wait *wait)
 	wait->queued = false;
 }
 
+void
+iscsi_session_settle(struct iscsi_session *session)
+{
+	struct iscsi_conn *conn;
+
+	TAILQ_FOREACH(conn, &session->conns, sibling)
+		iscsi_conn_settle(conn);
+}
+
 /* The successor's loop: the session before this one is over. */
 static void
 run_ended(struct loop_task *task)
 {
 	struct iscsi_session *session = container_of(task, struct iscsi_session, ended);
+	struct iscsi_conn *conn = TAILQ_FIRST(&session->conns); /* none joins before it is open */
 
 	session->waiting = false;
 	if (session->answer_due) {
 		session->answer_due = false;
 		loop_post(session->successor->loop, &session->successor->ended);
 	}
-	if (session->conn->dying)
-		iscsi_conn_settle(session->conn);
+	if (conn->dying)
+		iscsi_conn_settle(conn);
 	else
-		iscsi_login_continue(session->conn);
+		iscsi_login_continue(conn);
+}
+
+/* The connection is over for a reason that lies elsewhere. */
+static void
+replace_conn(struct iscsi_conn *conn)
+{
+	if (conn->dying)
+		return;
+	iscsi_conn_event(conn, EVENT_REPLACED);
+	iscsi_conn_die(conn, NULL);
+}
+
+/* Connections that take part in it, and are not on their way out. */
+static unsigned
+count_live(const struct iscsi_session *session)
+{
+	const struct iscsi_conn *conn;
+	unsigned n = 0;
+
+	TAILQ_FOREACH(conn, &session->conns, sibling)
+		n += !conn->dying && !conn->closing && conn->state == CONN_LOGGED_IN;
+	return n;
 }
 
 /* The old session's loop: another login takes its place. */
@@ -180,23 +218,22 @@ run_end(struct loop_task *task)
 {
 	struct iscsi_session *session = container_of(task, struct iscsi_session, end);
 	struct iscsi_session *successor;
-	struct iscsi_conn *conn = session->conn;
+	struct iscsi_conn *conn;
 
 	pthread_mutex_lock(&table.lock);
 	session->end_due = false;
 	successor = session->successor;
 	pthread_mutex_unlock(&table.lock);
-	if (!conn->dying) {
-		log_info("iscsi %s: session of %s is reinstated", conn->peer,
-			session->names.initiator);
-		iscsi_conn_event(conn, EVENT_REINSTATED);
-		iscsi_conn_die(conn, NULL);
-	}
+	if (count_live(session) > 0)
+		log_info("iscsi %s: session of %s is reinstated",
+			TAILQ_FIRST(&session->conns)->peer, session->names.initiator);
+	TAILQ_FOREACH(conn, &session->conns, sibling)
+		replace_conn(conn);
 	if (session->waiting)
 		session->answer_due = true;
 	else
 		loop_post(successor->loop, &successor->ended);
-	iscsi_conn_settle(conn);
+	iscsi_session_settle(session);
 }
 
 struct iscsi_session *
@@ -216,7 +253,9 @@ iscsi_session_new(struct iscsi_conn *conn, const struct iscsi_login *login)
 		return NULL;
 	}
 	session->loop = conn->loop;
-	session->conn = conn;
+	TAILQ_INIT(&session->conns);
+	TAILQ_INSERT_TAIL(&session->conns, conn, sibling);
+	conn->session = session;
 	session->names = login->negotiation.names;
 	session->params = login->negotiation.active;
 	memcpy(session->isid, login->isid, sizeof(session->isid));
@@ -261,38 +300,95 @@ iscsi_session_enter(struct iscsi_session *session)
 	return !old;
 }
 
-bool
-iscsi_session_exists(
-	const struct iscsi_names *names, const uint8_t isid[6], uint16_t group, uint16_t tsih)
+uint16_t
+iscsi_session_find(
+	const struct iscsi_conn *conn, const struct iscsi_login *login, struct iscsi_session **pin)
 {
+	const struct iscsi_names *names = &login->negotiation.names;
+	uint16_t group = conn->portal ? conn->portal->group : 1;
+	uint16_t status = ISCSI_LOGIN_NO_SESSION;
 	struct iscsi_session *session;
-	bool exists;
 
 	pthread_mutex_lock(&table.lock);
-	session = find_session(names, isid, group);
-	exists = session && session->tsih == tsih;
+	LIST_FOREACH(session, &table.buckets[hash_port(names, login->isid)], link) {
+		if (session->tsih == login->tsih && is_of(session, names, login->isid))
+			break;
+	}
+	if (session) /* 4.4.1: a session does not span portal groups */
+		status = session->group == group ? 0 : ISCSI_LOGIN_NOT_INCLUDED;
+	if (!status && pin) {
+		session->pins++;
+		*pin = session;
+	}
 	pthread_mutex_unlock(&table.lock);
-	return exists;
+	return status;
+}
+
+struct iscsi_conn *
+iscsi_session_cid(const struct iscsi_session *session, uint16_t cid)
+{
+	struct iscsi_conn *conn;
+
+	TAILQ_FOREACH(conn, &session->conns, sibling) {
+		if (conn->cid == cid && !conn->dying)
+			return conn;
+	}
+	return NULL;
+}
+
+uint16_t
+iscsi_session_admit(struct iscsi_session *session, struct iscsi_conn *conn)
+{
+	struct iscsi_conn *same = iscsi_session_cid(session, conn->cid);
+	unsigned live = count_live(session);
+
+	pthread_mutex_lock(&table.lock);
+	session->pins--;
+	pthread_mutex_unlock(&table.lock);
+	if (conn->dying || !session->open || session->ending || live == 0)
+		return ISCSI_LOGIN_NO_SESSION;
+	if (!same && live >= session->params.max_connections)
+		return ISCSI_LOGIN_CONNECTIONS;
+	TAILQ_INSERT_TAIL(&session->conns, conn, sibling);
+	conn->session = session;
+	if (same) {
+		log_info("iscsi %s: connection %u of %s is reinstated", same->peer, same->cid,
+			session->names.initiator);
+		replace_conn(same);
+	}
+	return 0;
 }
 
 bool
-iscsi_session_leave(struct iscsi_session *session)
+iscsi_session_leave(struct iscsi_conn *conn, bool *over)
 {
-	bool free;
+	struct iscsi_session *session = conn->session;
+	bool posted;
 
+	*over = TAILQ_FIRST(&session->conns) == conn && !TAILQ_NEXT(conn, sibling);
+	if (!*over) {
+		TAILQ_REMOVE(&session->conns, conn, sibling);
+		return true;
+	}
 	pthread_mutex_lock(&table.lock);
 	if (session->listed)
 		LIST_REMOVE(session, link);
 	session->listed = false;
-	free = !session->end_due;
+	posted = session->end_due || session->pins > 0;
 	pthread_mutex_unlock(&table.lock);
-	return free && !session->waiting;
+	return !posted && !session->waiting;
 }
 
 void
 iscsi_session_free(struct iscsi_session *session)
 {
+	struct iscsi_held *held;
+
 	CHECK(session->ntasks == 0 && TAILQ_EMPTY(&session->waits));
+	while ((held = TAILQ_FIRST(&session->held))) { /* gaps that were closed */
+		TAILQ_REMOVE(&session->held, held, link);
+		slab_free(iscsi_caches.held, held);
+	}
 	pthread_mutex_lock(&table.lock);
 	table.tsihs[session->tsih / 64] &= ~((uint64_t)1 << (session->tsih % 64));
 	pthread_mutex_unlock(&table.lock);
@@ -333,14 +429,16 @@ iscsi_session_order(const struct iscsi_session *session, const uint8_t *bhs)
 }
 
 struct iscsi_held *
-iscsi_session_hold(struct iscsi_session *session, uint32_t cmdsn)
+iscsi_session_hold(struct iscsi_conn *conn, uint32_t cmdsn)
 {
+	struct iscsi_session *session = conn->session;
 	struct iscsi_held *held = slab_alloc(iscsi_caches.held);
 	struct iscsi_held *next;
 
 	if (!held)
 		return NULL;
 	memset(held, 0, sizeof(*held));
+	held->conn = conn;
 	held->cmdsn = cmdsn;
 	TAILQ_FOREACH(next, &session->held, link) {
 		if (sn_diff(next->cmdsn, cmdsn) > 0) {
@@ -355,12 +453,10 @@ iscsi_session_hold(struct iscsi_session *session, uint32_t cmdsn)
 void
 iscsi_session_advance(struct iscsi_session *session)
 {
-	struct iscsi_conn *conn = session->conn;
 	struct iscsi_held *held;
 	struct iscsi_task *task;
 
-	while (!conn->dying && !conn->closing && (held = TAILQ_FIRST(&session->held)) &&
-		held->cmdsn == session->exp_cmdsn) {
+	while ((held = TAILQ_FIRST(&session->held)) && held->cmdsn == session->exp_cmdsn) {
 		session->exp_cmdsn++;
 		TAILQ_REMOVE(&session->held, held, link);
 		task = held->task;
@@ -368,20 +464,34 @@ iscsi_session_advance(struct iscsi_session *session)
 			task->held = NULL;
 			iscsi_task_turn(task);
 		} else if (!held->filled) {
-			iscsi_request_run(conn, &held->request);
+			iscsi_request_run(held->conn, &held->request);
 		}
 		slab_free(iscsi_caches.held, held);
 	}
 }
 
 void
-iscsi_held_drop(struct iscsi_session *session)
+iscsi_held_drop(struct iscsi_conn *conn)
 {
+	struct iscsi_session *session = conn->session;
 	struct iscsi_held *held;
+	struct iscsi_task *task;
 
-	while ((held = TAILQ_FIRST(&session->held))) {
+	/* From the start each time: what ends with a task may end others. */
+	for (;;) {
+		TAILQ_FOREACH(held, &session->held, link) {
+			if (held->conn == conn && !held->filled)
+				break;
+		}
+		if (!held)
+			return;
+		task = held->task;
 		TAILQ_REMOVE(&session->held, held, link);
 		iscsi_request_free(session, &held->request);
 		slab_free(iscsi_caches.held, held);
+		if (task) {
+			task->held = NULL;
+			iscsi_task_abort(task);
+		}
 	}
 }

@@ -84,10 +84,8 @@ count_connections(struct loop *loop, unsigned *in_flight)
 	struct iscsi_conn *conn;
 
 	*in_flight = 0;
-	TAILQ_FOREACH(conn, &home->conns, link) {
-		if (conn->session)
-			*in_flight += conn->session->ntasks;
-	}
+	TAILQ_FOREACH(conn, &home->conns, link)
+		*in_flight += conn->ntasks;
 	return home->count;
 }
 
@@ -115,12 +113,13 @@ visit_connections(struct loop *loop, connection_visit *visit, void *arg)
 	TAILQ_FOREACH(conn, &home->conns, link) {
 		struct connection_row row = {
 			.id = conn->id,
-			.protocol = "iscsi",
+			.protocol = conn->stream && stream_security(conn->stream) ? "iscsi+tls"
+										  : "iscsi",
 			.client = conn->peer,
 			.name = conn->session ? conn->session->names.initiator : "",
 			.volume = volumes,
 			.since = conn->since,
-			.in_flight = conn->session ? conn->session->ntasks : 0,
+			.in_flight = conn->ntasks,
 			.what = conn->dying ? "closing" : describe_conn(conn),
 		};
 

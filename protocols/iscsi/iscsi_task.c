@@ -23,7 +23,8 @@ iscsi_task_find(struct iscsi_session *session, uint32_t itt)
 	struct iscsi_task *task;
 
 	LIST_FOREACH(task, &session->buckets[bucket_of(itt)], hash) {
-		if (task->itt == itt)
+		/* The tags of a connection that is over are free again. */
+		if (task->itt == itt && !task->conn->dying)
 			return task;
 	}
 	return NULL;
@@ -77,11 +78,14 @@ iscsi_task_free(struct iscsi_task *task)
 	TAILQ_REMOVE(&session->tasks, task, link);
 	LIST_REMOVE(task, hash);
 	session->ntasks--;
+	conn->ntasks--;
 	slab_free(iscsi_caches.task, task);
 	iscsi_set_settle(session);
 	if (aborted)
 		iscsi_tmf_settle(session);
 	iscsi_conn_settle(conn);
+	if (session->logout && session->logout != conn)
+		iscsi_conn_settle(session->logout);
 }
 
 void
@@ -200,6 +204,8 @@ iscsi_task_abort(struct iscsi_task *task)
 			rx->task = NULL;
 			rx->niov = 0;
 			rx->drop = true;
+			if (rx->blocked)
+				iscsi_conn_resume_soon(task->conn);
 			rx->blocked = false;
 		}
 		iscsi_task_free(task);
@@ -215,15 +221,19 @@ iscsi_task_abort(struct iscsi_task *task)
 }
 
 void
-iscsi_tasks_abort(struct iscsi_session *session, bool all)
+iscsi_tasks_abort(struct iscsi_conn *conn, bool all)
 {
+	struct iscsi_session *session = conn->session;
 	struct iscsi_task *task, *next;
 	bool held = iscsi_set_hold(session);
 
 	for (task = TAILQ_FIRST(&session->tasks); task; task = next) {
 		next = TAILQ_NEXT(task, link);
-		if (all || task->state == TASK_COLLECT || task->held)
-			iscsi_task_abort(task);
+		if (task->conn != conn || !(all || task->state == TASK_COLLECT))
+			continue;
+		if (task->state != TASK_STATUS)
+			scsi_lun_cleared(task->scsi.nexus, task->scsi.lun);
+		iscsi_task_abort(task);
 	}
 	iscsi_set_release(session, held);
 }
@@ -375,6 +385,7 @@ new_task(struct iscsi_conn *conn, const uint8_t *bhs)
 	TAILQ_INSERT_TAIL(&session->tasks, task, link);
 	LIST_INSERT_HEAD(&session->buckets[bucket_of(task->itt)], task, hash);
 	session->ntasks++;
+	conn->ntasks++;
 	return task;
 }
 
@@ -462,7 +473,7 @@ iscsi_task_finish(struct iscsi_conn *conn)
 	task->out_have = rx->data_length;
 	order = iscsi_session_order(session, rx->head);
 	if (order == ORDER_LATER) {
-		task->held = iscsi_session_hold(session, task->cmdsn);
+		task->held = iscsi_session_hold(conn, task->cmdsn);
 		if (!task->held) {
 			iscsi_conn_die(conn, "out of memory");
 			return;

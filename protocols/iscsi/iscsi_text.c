@@ -306,6 +306,7 @@ answer_text(struct iscsi_conn *conn, const uint8_t *bhs, bool final)
 	if (!exchange->listing.on) {
 		iscsi_negotiation_init(&n);
 		n.active = conn->session->params;
+		n.active.max_recv = conn->max_recv;
 		if (iscsi_keys_take(&n, ISCSI_STAGE_FULL_FEATURE, exchange->text->data,
 			    exchange->text->length, &out)) {
 			iscsi_reply_discard(reply);
@@ -314,7 +315,6 @@ answer_text(struct iscsi_conn *conn, const uint8_t *bhs, bool final)
 			return;
 		}
 		exchange->text->length = 0;
-		conn->session->params.max_recv = n.active.max_recv;
 		conn->max_recv = n.active.max_recv;
 		room = min_size(room, conn->max_recv); /* it holds for this answer too */
 		if (n.send_targets &&

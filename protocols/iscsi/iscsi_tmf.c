@@ -55,25 +55,24 @@ end_tmf(struct iscsi_session *session, struct iscsi_tmf *tmf, enum iscsi_task_an
 {
 	TAILQ_REMOVE(&session->tmfs, tmf, link);
 	session->ntmfs--;
-	send_answer(session->conn, tmf->itt, answer);
+	send_answer(tmf->conn, tmf->itt, answer);
 	slab_free(iscsi_caches.tmf, tmf);
 }
 
 void
 iscsi_tmf_settle(struct iscsi_session *session)
 {
-	struct iscsi_tmf *tmf, *next;
+	struct iscsi_tmf *tmf;
 
-	if (session->conn->dying)
-		return;
-	for (tmf = TAILQ_FIRST(&session->tmfs); tmf; tmf = next) {
-		next = TAILQ_NEXT(tmf, link);
-		if (!find_pending(session, tmf)) {
-			end_tmf(session, tmf, ISCSI_FUNCTION_COMPLETE);
-			if (session->conn->dying) /* dropped the rest */
-				return;
+	/* An answer that cannot be sent ends its connection, and with it other functions. */
+	do {
+		TAILQ_FOREACH(tmf, &session->tmfs, link) {
+			if (!find_pending(session, tmf))
+				break;
 		}
-	}
+		if (tmf)
+			end_tmf(session, tmf, ISCSI_FUNCTION_COMPLETE);
+	} while (tmf);
 }
 
 /* True when some task still waited for is named by both. */
@@ -97,22 +96,22 @@ share_task(
 static void
 reject_tmf(struct iscsi_session *session, struct iscsi_tmf *late)
 {
-	struct iscsi_tmf *tmf, *next;
+	struct iscsi_tmf copy = *late, *tmf;
 	struct iscsi_task *task;
 
-	for (tmf = TAILQ_FIRST(&session->tmfs); tmf; tmf = next) {
-		next = TAILQ_NEXT(tmf, link);
-		if (tmf == late || !share_task(session, late, tmf))
-			continue;
-		end_tmf(session, tmf, ISCSI_FUNCTION_REJECTED);
-		if (session->conn->dying)
-			return;
-	}
+	end_tmf(session, late, ISCSI_FUNCTION_REJECTED);
+	do {
+		TAILQ_FOREACH(tmf, &session->tmfs, link) {
+			if (share_task(session, &copy, tmf))
+				break;
+		}
+		if (tmf)
+			end_tmf(session, tmf, ISCSI_FUNCTION_REJECTED);
+	} while (tmf);
 	TAILQ_FOREACH(task, &session->tasks, link) {
-		if (concerns(late, task))
+		if (concerns(&copy, task) && !task->conn->dying)
 			task->aborted = false;
 	}
-	end_tmf(session, late, ISCSI_FUNCTION_REJECTED);
 }
 
 void
@@ -121,20 +120,24 @@ iscsi_tmf_sweep(struct iscsi_session *session, uint64_t now)
 	struct iscsi_tmf *tmf;
 
 	/* In order of arrival, so the first is the first due. */
-	while (!session->conn->dying && (tmf = TAILQ_FIRST(&session->tmfs)) && now >= tmf->deadline)
+	while ((tmf = TAILQ_FIRST(&session->tmfs)) && now >= tmf->deadline)
 		reject_tmf(session, tmf);
 }
 
 void
-iscsi_tmf_drop(struct iscsi_session *session)
+iscsi_tmf_drop(struct iscsi_conn *conn)
 {
-	struct iscsi_tmf *tmf;
+	struct iscsi_session *session = conn->session;
+	struct iscsi_tmf *tmf, *next;
 
-	while ((tmf = TAILQ_FIRST(&session->tmfs))) {
+	for (tmf = TAILQ_FIRST(&session->tmfs); tmf; tmf = next) {
+		next = TAILQ_NEXT(tmf, link);
+		if (tmf->conn != conn)
+			continue;
 		TAILQ_REMOVE(&session->tmfs, tmf, link);
+		session->ntmfs--;
 		slab_free(iscsi_caches.tmf, tmf);
 	}
-	session->ntmfs = 0;
 }
 
 static void
@@ -156,8 +159,9 @@ abort_concerned(struct iscsi_session *session, const struct iscsi_tmf *tmf)
  * received and this request, it counts as received now.
  */
 static enum iscsi_task_answer
-fill_gap(struct iscsi_session *session, const uint8_t *bhs)
+fill_gap(struct iscsi_conn *conn, const uint8_t *bhs)
 {
+	struct iscsi_session *session = conn->session;
 	uint32_t cmdsn = get_be32(bhs + BHS_REFCMDSN);
 	struct iscsi_held *held;
 
@@ -169,7 +173,7 @@ fill_gap(struct iscsi_session *session, const uint8_t *bhs)
 		if (held->cmdsn == cmdsn) /* something else came under that number */
 			return ISCSI_NO_TASK;
 	}
-	held = iscsi_session_hold(session, cmdsn);
+	held = iscsi_session_hold(conn, cmdsn);
 	if (!held)
 		return ISCSI_FUNCTION_REJECTED;
 	held->filled = true;
@@ -200,9 +204,10 @@ reset_units(struct iscsi_session *session)
 
 /* What can be said at once. True when it was; else tasks are to be aborted. */
 static bool
-answer_at_once(struct iscsi_session *session, const struct iscsi_tmf *tmf, const uint8_t *bhs,
+answer_at_once(struct iscsi_conn *conn, const struct iscsi_tmf *tmf, const uint8_t *bhs,
 	enum iscsi_task_answer *answer)
 {
+	struct iscsi_session *session = conn->session;
 	const struct iscsi_task *task;
 
 	switch (tmf->function) {
@@ -211,7 +216,7 @@ answer_at_once(struct iscsi_session *session, const struct iscsi_tmf *tmf, const
 		if (task && task->state != TASK_STATUS &&
 			memcmp(task->scsi.lun, tmf->lun, sizeof(tmf->lun)) == 0)
 			return false;
-		*answer = task ? ISCSI_NO_TASK : fill_gap(session, bhs);
+		*answer = task ? ISCSI_NO_TASK : fill_gap(conn, bhs);
 		return true;
 	case ISCSI_ABORT_TASK_SET:
 	case ISCSI_CLEAR_TASK_SET: /* the task set is the nexus' (TST 001b) */
@@ -247,12 +252,13 @@ iscsi_tmf_request(struct iscsi_conn *conn, const struct iscsi_request *request)
 		iscsi_conn_die(conn, "out of memory");
 		return;
 	}
+	tmf->conn = conn;
 	tmf->itt = get_be32(bhs + BHS_ITT);
 	tmf->function = bhs[BHS_FLAGS] & 0x7f;
 	memcpy(tmf->lun, bhs + BHS_LUN, sizeof(tmf->lun));
 	tmf->rtt = get_be32(bhs + BHS_RTT);
 	tmf->deadline = loop_now(conn->loop) + LIMIT_ISCSI_ABORT;
-	if (answer_at_once(session, tmf, bhs, &answer)) {
+	if (answer_at_once(conn, tmf, bhs, &answer)) {
 		slab_free(iscsi_caches.tmf, tmf);
 		send_answer(conn, get_be32(bhs + BHS_ITT), answer);
 		iscsi_session_advance(session);

@@ -128,6 +128,10 @@ bool scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8]);
  * transport's. */
 void scsi_lun_reset(struct scsi_nexus *nexus, const uint8_t lun[8]);
 
+/* Commands of this LUN were terminated by an event of the transport, and others of the nexus go on:
+ * unit attention 47/7F (RFC 7143 11.14.5). */
+void scsi_lun_cleared(struct scsi_nexus *nexus, const uint8_t lun[8]);
+
 /* Sense for a task the transport fails itself: key, ASC, ASCQ (fixed format or the unit's D_SENSE).
  * The task has been through scsi_prepare() or is zeroed. */
 void scsi_check_condition(struct scsi_task *task, uint8_t key, uint8_t asc, uint8_t ascq);

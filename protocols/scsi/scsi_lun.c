@@ -242,3 +242,12 @@ scsi_lun_reset(struct scsi_nexus *nexus, const uint8_t lun[8])
 	if (rc == 0)
 		scsi_unit_reset(unit);
 }
+
+void
+scsi_lun_cleared(struct scsi_nexus *nexus, const uint8_t lun[8])
+{
+	struct scsi_map *map = find_map(nexus, lun);
+
+	if (map && map->unit)
+		map->unit->attentions |= ATTENTION_CLEARED;
+}

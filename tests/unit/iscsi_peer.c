@@ -344,6 +344,8 @@ peer_login_step(struct peer *peer, uint8_t flags, const char *lines, struct pdu 
 	put_be32(bhs + BHS_ITT, 5);
 	bhs[BHS_FLAGS] = flags;
 	memcpy(bhs + BHS_ISID, peer->isid, 6);
+	put_be16(bhs + BHS_TSIH, peer->tsih);
+	put_be16(bhs + BHS_CID, peer->cid);
 	peer_send(peer, text, n);
 	if (!peer_try(peer, response))
 		return -1;
@@ -367,6 +369,7 @@ peer_login(struct peer *peer, const char *more)
 	assert_int_equal(peer_login_step(peer, 0x87, lines, &received), 0);
 	assert_int_equal(received.bhs[BHS_FLAGS], 0x87);
 	assert_true(get_be16(received.bhs + BHS_TSIH) != 0);
+	peer->tsih = get_be16(received.bhs + BHS_TSIH);
 	assert_true(text_has(&received, "TargetPortalGroupTag=1"));
 	peer->header_digest = text_has(&received, "HeaderDigest=CRC32C");
 	peer->data_digest = text_has(&received, "DataDigest=CRC32C");
@@ -379,6 +382,19 @@ peer_discover(struct peer *peer)
 
 	snprintf(lines, sizeof(lines), "InitiatorName=%s\nSessionType=Discovery\n", peer->name);
 	assert_int_equal(peer_login_step(peer, 0x87, lines, &received), 0);
+}
+
+struct peer *
+peer_join(const struct peer *other, unsigned loop, uint16_t cid)
+{
+	struct peer *peer = peer_new(loop);
+
+	memcpy(peer->isid, other->isid, 6);
+	peer->tsih = other->tsih;
+	peer->cid = cid;
+	peer->cmdsn = other->cmdsn;
+	peer->itt = other->itt + 0x10000u * (cid + 1u); /* one space of tags for all */
+	return peer;
 }
 
 uint8_t *

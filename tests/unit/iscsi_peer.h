@@ -57,6 +57,7 @@ struct peer {
 	uint8_t bhs[ISCSI_BHS]; /* of the PDU to be sent */
 	uint32_t itt, cmdsn, statsn;
 	uint8_t isid[6];
+	uint16_t tsih, cid;
 	bool header_digest, data_digest;
 	bool spoil_header, spoil_data; /* the next PDU's digest */
 	const char *name;
@@ -65,6 +66,8 @@ struct peer {
 struct peer *peer_new(unsigned loop);
 /* Logged in with these keys (may be NULL), without unit attention; on loop 0. */
 struct peer *peer_session(const char *keys);
+/* One more connection in the other's session, on a loop of its own choice. */
+struct peer *peer_join(const struct peer *other, unsigned loop, uint16_t cid);
 /* Hangs up if need be. */
 void peer_free(struct peer *peer);
 bool peer_open(const struct peer *peer);
