@@ -55,14 +55,16 @@ probe_protection(struct session *s, struct target *target)
 	target->protected = task->status == GOOD && task->in_length >= 3 && (task->in[2] & 0x80);
 }
 
-/* Some targets take long to notice that a session is gone without a word. What they answer is no matter
- * here. */
+/* Some targets take long to notice that a session is gone without a word. What they answer, and
+ * whether its digest is right, is no matter here. */
 static void
 leave(struct session *s, bool logged_in)
 {
 	uint8_t bhs[BHS_SIZE];
 	begin_bhs(s, bhs, OP_LOGOUT | IMMEDIATE, FINAL);
-	if (logged_in && send_pdu(s, bhs, NULL, 0))
+	bool left = logged_in && send_pdu(s, bhs, NULL, 0);
+	s->header_digest = s->data_digest = false;
+	if (left)
 		receive(s);
 	conn_close(s->conn);
 }

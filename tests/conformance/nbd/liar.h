@@ -1,15 +1,12 @@
 /*
- * The liar: a small NBD server in memory that tells the truth, or one lie. Each lie breaks a
- * sentence of the document in a way that servers in use have broken it, and names the check of
- * nbdcheck that must see it. It shares no code with nbdcheck or slabd. A thread per connection; one
- * lie per process.
+ * The liar: a small NBD server in memory that tells the truth, or one lie. It shares no code with
+ * nbdcheck or slabd.
  */
 #ifndef NBDCHECK_LIAR_H
 #define NBDCHECK_LIAR_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "lying.h"
+
 #include <sys/queue.h>
 
 struct ssl_st;
@@ -114,8 +111,6 @@ enum lie {
 	LIE_COUNT,
 };
 
-extern enum lie the_lie;
-
 static inline bool
 lying(enum lie lie)
 {
@@ -157,8 +152,5 @@ bool start_tls(struct peer *p);
 bool negotiate(struct peer *p);
 /* liar_transmit.c: until the end. */
 void transmit(struct peer *p);
-
-uint64_t load(const uint8_t *bytes, size_t length);
-uint8_t *store(uint8_t *bytes, uint64_t value, size_t length);
 
 #endif
