@@ -85,7 +85,13 @@ struct catalogue {
 
 /* The current one with a reference taken; never NULL once the daemon serves. Any thread. */
 const struct catalogue *catalogue_get(void);
+/* One more reference. */
+void catalogue_hold(const struct catalogue *catalogue);
 void catalogue_put(const struct catalogue *catalogue);
+
+/* Another one with each catalogue that is published: who compares it finds out, for one load, that what
+ * he holds is no longer the current one. Any thread. */
+extern _Atomic uint32_t catalogue_generation;
 
 /* Main thread. Takes over the caller's reference; the one before loses the published one. NULL: none
  * any more (shutdown). */

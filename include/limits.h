@@ -89,7 +89,7 @@
 #define LIMIT_SCSI_TRANSFER     (32 * 1024 * 1024) /* VPD B0 MAXIMUM TRANSFER LENGTH */
 #define LIMIT_SCSI_CDB          16
 #define LIMIT_SCSI_SENSE        252
-#define LIMIT_SCSI_LUNS         256
+#define LIMIT_SCSI_LUNS         16384 /* of a target: flat space addressing. SAM-5 4.7.7.3 */
 #define LIMIT_SCSI_UNMAP        256 /* descriptors in one UNMAP */
 #define LIMIT_SCSI_NAMED        16 /* initiator ports in one PERSISTENT RESERVE OUT */
 #define LIMIT_SCSI_WRITE_SAME   (4 * GIB)

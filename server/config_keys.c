@@ -209,7 +209,7 @@ static const struct config_section initiator_section = {"iscsi: targets: IQN: in
 
 static const struct config_key target_keys[] = {
 	{"luns", ITEMS(conf_target, luns, nluns), .section = &lun_section,
-		.help = "The logical units by number, 0 to 255; each a volume's name or a mapping."},
+		.help = "The logical units by number, 0 to 16383; each a volume's name or a mapping."},
 	{"chap", ITEMS(conf_target, chap, nchap), .section = &credential_section, .sparse = true,
 		.help = "Users, one of whom an initiator proves to be before it gets in."},
 	{"mutual_chap", KEY_GROUP, .section = &mutual_section,

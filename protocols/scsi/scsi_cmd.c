@@ -294,10 +294,8 @@ name_port(struct scsi_task *task)
 
 	if (nexus->port[0] || !scsi_nexus_port(nexus, task->portal_id, nexus->port))
 		return 0;
-	for (unsigned i = 0; i < nexus->nmap && rc == 0; i++) {
-		if (nexus->map[i].unit)
-			rc = scsi_unit_identify(nexus->map[i].unit);
-	}
+	for (unsigned i = 0; i < nexus->nunits && rc == 0; i++)
+		rc = scsi_unit_identify(nexus->units[i]);
 	if (rc < 0)
 		nexus->port[0] = '\0';
 	return rc;
@@ -310,6 +308,7 @@ check_task(struct scsi_task *task)
 	const struct scsi_opcode *row = find_row(task->cdb, &known);
 	int rc = name_port(task);
 
+	scsi_nexus_refresh(task->nexus);
 	if (rc == 0)
 		rc = scsi_nexus_unit(task->nexus, task->lun, &task->unit);
 	if (rc == -ENOMEM)

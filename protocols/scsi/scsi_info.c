@@ -90,7 +90,7 @@ put_standard_inquiry(const struct scsi_task *task, struct writer *w)
 	writer_u8(w, 0x06); /* SPC-4 */
 	writer_u8(w, 0x12); /* HISUP, response data format 2 */
 	writer_u8(w, 96 - 5);
-	writer_u8(w, 0x10); /* TPGS 01b: implicit asymmetric access */
+	writer_u8(w, 0x10);                               /* TPGS 01b: implicit asymmetric access */
 	writer_u8(w, task->nexus->nports > 1 ? 0x10 : 0); /* MULTIP */
 	writer_u8(w, 0x02);                               /* CMDQUE */
 	scsi_put_ascii(w, scsi_vendor(unit), 8);
@@ -171,40 +171,80 @@ execute_read_capacity_16(struct scsi_task *task)
 
 /* REPORT LUNS (SPC-4) */
 
+/* SELECT REPORT */
+enum {
+	REPORT_PLAIN = 0x00,
+	REPORT_WELL_KNOWN = 0x01, /* we have none */
+	REPORT_EVERY = 0x02,
+	REPORT_ADMINISTRATIVE = 0x10, /* nor such ones */
+	REPORT_TOP = 0x11,            /* and none of ours is another's subsidiary */
+};
+
 bool
 prepare_report_luns(struct scsi_task *task)
 {
-	if (task->cdb[2] > 2) /* SELECT REPORT: 0, 1 (well known, we have none), 2 (all) */
+	const struct target *offered = task->nexus->offered;
+	uint64_t all = 8 + 8 * (offered ? (uint64_t)offered->nluns : 0);
+
+	switch (task->cdb[2]) {
+	case REPORT_PLAIN:
+	case REPORT_WELL_KNOWN:
+	case REPORT_EVERY:
+	case REPORT_ADMINISTRATIVE:
+	case REPORT_TOP:
+		break;
+	default: /* 12h too: the one addressed is no administrative one */
 		return scsi_fail_cdb(task, 2);
-	task->in_max = min_u64(get_be32(task->cdb + 6), SCSI_PAGE_MAX);
+	}
+	task->in_max = min_u64(get_be32(task->cdb + 6), all);
 	return true;
 }
 
 /* SAM-5 4.7: peripheral device addressing where it suffices, else flat space. */
 static void
-put_lun(struct writer *w, uint16_t number)
+put_lun(uint8_t to[8], uint16_t number)
 {
-	writer_be16(w, (uint16_t)(number < 256 ? number : 0x4000 | number));
-	writer_zero(w, 6);
+	memset(to, 0, 8);
+	put_be16(to, (uint16_t)(number < 256 ? number : 0x4000 | number));
 }
 
+/* The part that was asked for is written; the length is of all. That the LUNs have changed need not be
+ * said any more (SPC-4 6.33). */
 void
 execute_report_luns(struct scsi_task *task)
 {
 	const struct scsi_nexus *nexus = task->nexus;
-	uint8_t data[8 + 8 * LIMIT_SCSI_LUNS];
-	struct writer w = writer_of(data, sizeof(data));
+	const struct target *offered = nexus->offered;
+	bool none = task->cdb[2] == REPORT_WELL_KNOWN || task->cdb[2] == REPORT_ADMINISTRATIVE;
+	size_t nluns = none || !offered ? 0 : offered->nluns, listed = 0, room;
+	uint8_t entry[8] = {0};
 
-	writer_zero(&w, 8);
-	for (unsigned i = 0; task->cdb[2] != 1 && i < nexus->nmap; i++) {
-		if (!nexus->map[i].gone)
-			put_lun(&w, nexus->map[i].number);
+	room = (size_t)min_u64(task->in_max, 8 + 8 * (uint64_t)nluns);
+	if (room > 0 && iobuf_take(&task->in, room) < 0) {
+		scsi_fail_busy(task);
+		scsi_finish(task);
+		return;
 	}
-	put_be32(data, (uint32_t)w.length - 8);
-	scsi_data_in(task, data, w.length, get_be32(task->cdb + 6));
+	for (unsigned i = 0; i < nexus->nunits; i++)
+		nexus->units[i]->attentions &= ~(unsigned)ATTENTION_LUNS;
+	for (size_t i = 0; i < nluns; i++) {
+		size_t at = 8 + 8 * listed;
+
+		if (volume_going(offered->luns[i].volume))
+			continue;
+		listed++;
+		if (at >= room)
+			continue;
+		put_lun(entry, offered->luns[i].number);
+		iov_from(task->in.iov, task->in.niov, at, entry, min_size(8, room - at));
+	}
+	memset(entry, 0, sizeof(entry));
+	put_be32(entry, (uint32_t)(8 * listed));
+	if (room > 0)
+		iov_from(task->in.iov, task->in.niov, 0, entry, min_size(8, room));
+	task->in_length = min_u64(room, 8 + 8 * (uint64_t)listed);
 	scsi_finish(task);
 }
-_Static_assert(8 + 8 * LIMIT_SCSI_LUNS <= SCSI_PAGE_MAX, "every LUN fits the report");
 
 /* REPORT SUPPORTED OPERATION CODES (SPC-4) */
 

@@ -15,6 +15,7 @@
 
 #include "block.h"
 #include "bytes.h"
+#include "catalogue.h"
 #include "limits.h"
 #include "reservation.h"
 #include "scsi/scsi.h"
@@ -48,6 +49,7 @@ enum {
 	ATTENTION_REGISTRATIONS_PREEMPTED = 128,
 	ATTENTION_THRESHOLD = 256,
 	ATTENTION_CLEARED = 512, /* the transport terminated commands */
+	ATTENTION_LUNS = 1024,
 };
 
 /*
@@ -72,7 +74,8 @@ struct scsi_lu {
 /* A logical unit as one nexus sees it. The nexus' loop, but for what stands under the lock. */
 struct scsi_unit {
 	struct scsi_nexus *nexus;
-	struct scsi_map *map;
+	uint16_t number; /* LUN */
+	bool gone;       /* is no longer that LUN's: closed when its tasks are done */
 	struct scsi_lu *lu;
 	struct blk_handle *handle;
 	const struct conf_volume *conf;
@@ -99,15 +102,6 @@ struct scsi_unit {
 	bool prevents;               /* changed under lu->lock */
 };
 
-/* A LUN of the map. The unit is made when it is first used. */
-struct scsi_map {
-	uint16_t number;
-	bool read_only;
-	struct volume *volume; /* NULL: was removed */
-	bool gone;             /* is being removed */
-	struct scsi_unit *unit;
-};
-
 struct scsi_port {
 	uint16_t relative_id;
 	uint16_t group;
@@ -117,8 +111,12 @@ struct scsi_nexus {
 	char initiator[LIMIT_ISCSI_NAME + 33]; /* and ",i,0x" with an ISID */
 	char target[LIMIT_ISCSI_NAME + 1];
 	char port[RESERVATION_NAME]; /* target port: "target,t,0x0001"; from the first task on */
-	struct scsi_map *map; /* ascending numbers */
-	unsigned nmap;
+	/* What LUNs there are: the target, to this initiator, as of a catalogue that is held. */
+	const struct catalogue *catalogue;
+	const struct target *offered; /* NULL: no longer there */
+	uint32_t generation;          /* of what is offered, when it was looked at */
+	struct scsi_unit **units;     /* those that were used, by ascending numbers */
+	unsigned nunits, room;
 	struct scsi_port *ports;
 	unsigned nports;
 };
@@ -132,8 +130,8 @@ bool scsi_nexus_port(
 int scsi_unit_start(void);
 void scsi_unit_stop(void);
 
-/* Opens a volume for a nexus. 0 or -ENOMEM, -ESHUTDOWN. */
-int scsi_unit_open(struct scsi_nexus *nexus, struct scsi_map *map, struct scsi_unit **unit);
+/* Opens a LUN for a nexus. 0 or -ENOMEM, -ESHUTDOWN. */
+int scsi_unit_open(struct scsi_nexus *nexus, const struct lun *lun, struct scsi_unit **unit);
 /* No task may be in it. */
 void scsi_unit_close(struct scsi_unit *unit);
 
@@ -184,6 +182,19 @@ scsi_unit_read_only(const struct scsi_unit *unit)
 
 /* The unit a LUN names, opened when new. 0, -ENXIO: no such LUN, or -ENOMEM. */
 int scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit **unit);
+/* A LUN of that number, offered to the nexus now; NULL. */
+const struct lun *scsi_nexus_lun(const struct scsi_nexus *nexus, unsigned number);
+/* Looks at what is offered now. Units whose LUN is another's, or nobody's, are let go; the others get
+ * an attention when the LUNs have changed. */
+void scsi_nexus_renew(struct scsi_nexus *nexus);
+
+/* Cheap when nothing was published. */
+static inline void
+scsi_nexus_refresh(struct scsi_nexus *nexus)
+{
+	if (atomic_load_explicit(&catalogue_generation, memory_order_acquire) != nexus->generation)
+		scsi_nexus_renew(nexus);
+}
 /* A task has left; the unit is let go when it was waited for. */
 void scsi_nexus_leave(struct scsi_unit *unit);
 

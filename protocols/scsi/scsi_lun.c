@@ -1,4 +1,6 @@
-/* LUNs as a nexus sees them: the map of its target, each logical unit opened when it is first used.
+/*
+ * LUNs as a nexus sees them: those of its target, in the catalogue of now. A logical unit is opened when
+ * it is first used, so that a nexus costs what it uses, however many there are.
  */
 #include "config.h"
 
@@ -11,7 +13,6 @@
 
 #include "catalogue.h"
 #include "check.h"
-#include "log.h"
 #include "volume.h"
 
 /* SAM-5 4.7: single level, peripheral (bus 0) or flat space addressing. -1: any other. */
@@ -32,23 +33,18 @@ parse_lun(const uint8_t lun[8])
 	}
 }
 
-static struct scsi_map *
-find_map(const struct scsi_nexus *nexus, const uint8_t lun[8])
+const struct lun *
+scsi_nexus_lun(const struct scsi_nexus *nexus, unsigned number)
 {
-	unsigned low = 0, high = nexus->nmap;
-	int number = parse_lun(lun);
+	const struct lun *luns = nexus->offered ? nexus->offered->luns : NULL;
+	size_t low = 0, high = nexus->offered ? nexus->offered->nluns : 0;
 
-	if (number < 0)
-		return NULL;
-	/* Numbered from 0 without a gap, as nearly always. */
-	if ((unsigned)number < high && nexus->map[number].number == number)
-		return &nexus->map[number];
 	while (low < high) {
-		unsigned middle = low + (high - low) / 2;
+		size_t middle = low + (high - low) / 2;
 
-		if (nexus->map[middle].number == number)
-			return &nexus->map[middle];
-		if (nexus->map[middle].number < number)
+		if (luns[middle].number == number)
+			return volume_going(luns[middle].volume) ? NULL : &luns[middle];
+		if (luns[middle].number < number)
 			low = middle + 1;
 		else
 			high = middle;
@@ -56,26 +52,24 @@ find_map(const struct scsi_nexus *nexus, const uint8_t lun[8])
 	return NULL;
 }
 
-static int
-copy_map(struct scsi_nexus *nexus, const struct target *target)
+/* Where the open unit of that number is, or would be. */
+static unsigned
+find_place(const struct scsi_nexus *nexus, unsigned number)
 {
-	size_t n = min_size(target->nluns, LIMIT_SCSI_LUNS);
+	unsigned low = 0, high = nexus->nunits;
 
-	if (n < target->nluns)
-		log_warn("target %s: %zu LUNs, only the first %zu are seen by %s", target->name,
-			target->nluns, n, nexus->initiator);
-	if (n == 0)
-		return 0;
-	nexus->map = calloc(n, sizeof(*nexus->map));
-	if (!nexus->map)
-		return -ENOMEM;
-	nexus->nmap = (unsigned)n;
-	for (size_t i = 0; i < n; i++) {
-		nexus->map[i].number = target->luns[i].number;
-		nexus->map[i].read_only = target->luns[i].read_only;
-		nexus->map[i].volume = volume_get(target->luns[i].volume);
+	/* LUN 0 alone, or from 0 without a gap, as nearly always. */
+	if (number < high && nexus->units[number]->number == number)
+		return number;
+	while (low < high) {
+		unsigned middle = low + (high - low) / 2;
+
+		if (nexus->units[middle]->number < number)
+			low = middle + 1;
+		else
+			high = middle;
 	}
-	return 0;
+	return low;
 }
 
 struct scsi_port *
@@ -107,6 +101,21 @@ copy_ports(struct scsi_nexus *nexus, const struct catalogue *catalogue)
 	return 0;
 }
 
+/* The target as a catalogue offers it to the nexus' initiator; NULL. */
+static const struct target *
+find_offered(const struct scsi_nexus *nexus, const struct catalogue *catalogue)
+{
+	const struct target *target = catalogue_target(catalogue, nexus->target);
+	char name[sizeof(nexus->initiator)];
+	char *isid;
+
+	memcpy(name, nexus->initiator, sizeof(name));
+	isid = strstr(name, ",i,0x");
+	if (isid)
+		*isid = '\0';
+	return target ? catalogue_admit(target, name) : NULL;
+}
+
 struct scsi_nexus *
 scsi_nexus_new(
 	const struct catalogue *catalogue, const struct target *target, const char *initiator)
@@ -117,7 +126,12 @@ scsi_nexus_new(
 		return NULL;
 	snprintf(nexus->initiator, sizeof(nexus->initiator), "%s", initiator);
 	snprintf(nexus->target, sizeof(nexus->target), "%s", target->name);
-	if (copy_map(nexus, target) < 0 || copy_ports(nexus, catalogue) < 0) {
+	nexus->catalogue = catalogue;
+	catalogue_hold(catalogue);
+	nexus->offered = target;
+	/* Another may have been published since the caller got his: the first command looks. */
+	nexus->generation = atomic_load_explicit(&catalogue_generation, memory_order_relaxed) - 1;
+	if (copy_ports(nexus, catalogue) < 0) {
 		scsi_nexus_free(nexus);
 		return NULL;
 	}
@@ -135,70 +149,148 @@ scsi_nexus_port(const struct scsi_nexus *nexus, uint16_t relative_id, char name[
 	return port != NULL;
 }
 
-/* The volume has left this LUN for good. */
 static void
-clear_map(struct scsi_map *map)
+close_unit(struct scsi_unit *unit)
 {
-	if (map->unit)
-		scsi_unit_close(map->unit);
-	map->unit = NULL;
-	if (map->volume)
-		volume_put(map->volume);
-	map->volume = NULL;
+	struct scsi_nexus *nexus = unit->nexus;
+	unsigned place = find_place(nexus, unit->number);
+
+	CHECK(place < nexus->nunits && nexus->units[place] == unit);
+	nexus->nunits--;
+	memmove(nexus->units + place, nexus->units + place + 1,
+		(nexus->nunits - place) * sizeof(*nexus->units));
+	scsi_unit_close(unit);
+}
+
+/* It is no longer what its LUN names. */
+static void
+drop_unit(struct scsi_unit *unit)
+{
+	unit->gone = true;
+	if (unit->tasks == 0)
+		close_unit(unit);
 }
 
 void
 scsi_nexus_free(struct scsi_nexus *nexus)
 {
-	for (unsigned i = 0; i < nexus->nmap; i++)
-		clear_map(&nexus->map[i]);
-	free(nexus->map);
+	while (nexus->nunits > 0)
+		close_unit(nexus->units[nexus->nunits - 1]);
+	free(nexus->units);
 	free(nexus->ports);
+	catalogue_put(nexus->catalogue);
 	free(nexus);
 }
 
-int
-scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit **unit)
+static bool
+same_luns(const struct target *a, const struct target *b)
 {
-	struct scsi_map *map = find_map(nexus, lun);
-	int rc;
-
-	if (!map || map->gone)
-		return -ENXIO;
-	if (!map->unit) {
-		rc = scsi_unit_open(nexus, map, &map->unit);
-		if (rc < 0)
-			return rc == -ENOMEM ? rc : -ENXIO;
+	if (!a || !b || a->nluns != b->nluns)
+		return false;
+	for (size_t i = 0; i < a->nluns; i++) {
+		if (a->luns[i].number != b->luns[i].number ||
+			a->luns[i].volume != b->luns[i].volume ||
+			a->luns[i].read_only != b->luns[i].read_only)
+			return false;
 	}
-	*unit = map->unit;
+	return true;
+}
+
+void
+scsi_nexus_renew(struct scsi_nexus *nexus)
+{
+	uint32_t generation = atomic_load_explicit(&catalogue_generation, memory_order_acquire);
+	const struct catalogue *now = catalogue_get(), *before = nexus->catalogue;
+	const struct target *offered;
+	bool same;
+
+	nexus->generation = generation;
+	if (!now) /* slabd ends: what there was stays */
+		return;
+	offered = find_offered(nexus, now);
+	same = now == before || same_luns(nexus->offered, offered);
+	nexus->catalogue = now;
+	nexus->offered = offered;
+	for (unsigned i = nexus->nunits; !same && i-- > 0;) {
+		struct scsi_unit *unit = nexus->units[i];
+		const struct lun *lun = scsi_nexus_lun(nexus, unit->number);
+
+		if (lun && lun->volume == blk_volume(unit->handle))
+			unit->attentions |= ATTENTION_LUNS;
+		else
+			drop_unit(unit);
+	}
+	catalogue_put(before);
+}
+
+/* Room for one more. 0 or -ENOMEM. */
+static int
+make_room(struct scsi_nexus *nexus)
+{
+	unsigned room = nexus->room ? 2 * nexus->room : 1;
+	struct scsi_unit **units;
+
+	if (nexus->nunits < nexus->room)
+		return 0;
+	units = realloc(nexus->units, room * sizeof(struct scsi_unit *));
+	if (!units)
+		return -ENOMEM;
+	nexus->units = units;
+	nexus->room = room;
+	return 0;
+}
+
+int
+scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit **unitp)
+{
+	int number = parse_lun(lun), rc;
+	const struct lun *offered;
+	struct scsi_unit *unit;
+	unsigned place;
+
+	if (number < 0)
+		return -ENXIO;
+	place = find_place(nexus, (unsigned)number);
+	if (place < nexus->nunits && nexus->units[place]->number == number) {
+		*unitp = nexus->units[place];
+		return (*unitp)->gone ? -ENXIO : 0;
+	}
+	offered = scsi_nexus_lun(nexus, (unsigned)number);
+	if (!offered)
+		return -ENXIO;
+	if (make_room(nexus) < 0)
+		return -ENOMEM;
+	rc = scsi_unit_open(nexus, offered, &unit);
+	if (rc < 0)
+		return rc == -ENOMEM ? rc : -ENXIO;
+	memmove(nexus->units + place + 1, nexus->units + place,
+		(nexus->nunits - place) * sizeof(*nexus->units));
+	nexus->units[place] = unit;
+	nexus->nunits++;
+	*unitp = unit;
 	return 0;
 }
 
 void
 scsi_nexus_leave(struct scsi_unit *unit)
 {
-	struct scsi_map *map = unit->map;
-
-	if (--unit->tasks == 0 && map->gone)
-		clear_map(map);
+	if (--unit->tasks == 0 && unit->gone)
+		close_unit(unit);
 }
 
 bool
 scsi_nexus_drop_volume(struct scsi_nexus *nexus, struct volume *volume)
 {
-	bool left = false;
-
-	for (unsigned i = 0; i < nexus->nmap; i++) {
-		struct scsi_map *map = &nexus->map[i];
-
-		if (map->volume == volume) {
-			map->gone = true;
-			if (!map->unit || map->unit->tasks == 0)
-				clear_map(map);
-		}
-		left |= !map->gone;
+	for (unsigned i = nexus->nunits; i-- > 0;) {
+		if (blk_volume(nexus->units[i]->handle) == volume)
+			drop_unit(nexus->units[i]);
 	}
-	return !left;
+	scsi_nexus_refresh(nexus);
+	for (size_t i = 0; nexus->offered && i < nexus->offered->nluns; i++) {
+		if (!volume_going(nexus->offered->luns[i].volume))
+			return false;
+	}
+	return true;
 }
 
 void
@@ -208,17 +300,16 @@ scsi_nexus_describe(const struct scsi_nexus *nexus, char *text, size_t size)
 
 	if (size)
 		text[0] = '\0';
-	for (unsigned i = 0; i < nexus->nmap && length < size; i++) {
-		const struct scsi_map *map = &nexus->map[i];
+	for (unsigned i = 0; i < nexus->nunits && length < size; i++) {
+		const struct scsi_unit *unit = nexus->units[i];
+		const char *name = volume_name(blk_volume(unit->handle));
 		int n;
 
-		if (!map->unit)
-			continue;
-		if (nexus->nmap == 1)
-			n = snprintf(text, size, "%s", volume_name(map->volume));
+		if (nexus->offered && nexus->offered->nluns == 1)
+			n = snprintf(text, size, "%s", name);
 		else
 			n = snprintf(text + length, size - length, "%s%s:%u", length ? " " : "",
-				volume_name(map->volume), (unsigned)map->number);
+				name, (unsigned)unit->number);
 		length += n > 0 ? (size_t)n : 0;
 	}
 }
@@ -226,9 +317,10 @@ scsi_nexus_describe(const struct scsi_nexus *nexus, char *text, size_t size)
 bool
 scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8])
 {
-	const struct scsi_map *map = find_map(nexus, lun);
+	int number = parse_lun(lun);
 
-	return map && !map->gone;
+	scsi_nexus_refresh(nexus);
+	return number >= 0 && scsi_nexus_lun(nexus, (unsigned)number);
 }
 
 void

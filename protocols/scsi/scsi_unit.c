@@ -27,6 +27,7 @@ static const struct {
 	{ATTENTION_POWER_ON, ATTENTION_POWER_ON | ATTENTION_RESET | ATTENTION_MODE, ASC_POWER_ON},
 	{ATTENTION_RESET, ATTENTION_RESET | ATTENTION_MODE, ASC_DEVICE_RESET},
 	{ATTENTION_MEDIUM, ATTENTION_MEDIUM | ATTENTION_CAPACITY, ASC_MEDIUM_CHANGED},
+	{ATTENTION_LUNS, ATTENTION_LUNS, ASC_LUNS_CHANGED},
 	{ATTENTION_MODE, ATTENTION_MODE, ASC_MODE_CHANGED},
 	{ATTENTION_CAPACITY, ATTENTION_CAPACITY, ASC_CAPACITY_CHANGED},
 	{ATTENTION_RESERVATIONS_PREEMPTED, ATTENTION_RESERVATIONS_PREEMPTED,
@@ -136,7 +137,7 @@ fill_info(struct scsi_unit *unit)
 }
 
 int
-scsi_unit_open(struct scsi_nexus *nexus, struct scsi_map *map, struct scsi_unit **unitp)
+scsi_unit_open(struct scsi_nexus *nexus, const struct lun *lun, struct scsi_unit **unitp)
 {
 	char name[sizeof(nexus->initiator) + 8] = "scsi ";
 	struct scsi_unit *unit = slab_alloc(unit_cache);
@@ -144,12 +145,12 @@ scsi_unit_open(struct scsi_nexus *nexus, struct scsi_map *map, struct scsi_unit 
 
 	if (!unit)
 		return -ENOMEM;
-	*unit = (struct scsi_unit){.nexus = nexus, .map = map, .attentions = ATTENTION_POWER_ON};
+	*unit = (struct scsi_unit){.nexus = nexus, .number = lun->number, .attentions = ATTENTION_POWER_ON};
 	strncat(name, nexus->initiator, sizeof(name) - strlen(name) - 1);
-	unit->handle = blk_open(map->volume, name, map->read_only, &rc);
+	unit->handle = blk_open(lun->volume, name, lun->read_only, &rc);
 	if (!unit->handle)
 		goto fail;
-	unit->conf = volume_conf(map->volume);
+	unit->conf = volume_conf(lun->volume);
 	fill_info(unit);
 	rc = scsi_unit_identify(unit);
 	if (rc < 0)

@@ -121,6 +121,7 @@ enum {
 	ASC_SELF_TEST_FAILED = 0x3e03,
 	ASC_THRESHOLD = 0x3807, /* thin provisioning soft threshold reached */
 	ASC_INTERNAL_FAILURE = 0x4400,
+	ASC_LUNS_CHANGED = 0x3f0e, /* reported LUNs data has changed */
 	ASC_COMMANDS_CLEARED = 0x477f, /* by an iSCSI protocol event */
 	ASC_REMOVAL_PREVENTED = 0x5302,
 	ASC_FALSE_PREDICTION = 0x5dff, /* failure prediction threshold exceeded (false) */

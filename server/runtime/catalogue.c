@@ -11,6 +11,8 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct catalogue *current;
 
+_Atomic uint32_t catalogue_generation;
+
 const struct catalogue *
 catalogue_get(void)
 {
@@ -22,6 +24,14 @@ catalogue_get(void)
 		atomic_fetch_add_explicit(&catalogue->references, 1, memory_order_relaxed);
 	pthread_mutex_unlock(&lock);
 	return catalogue;
+}
+
+void
+catalogue_hold(const struct catalogue *shared)
+{
+	struct catalogue *catalogue = (struct catalogue *)shared;
+
+	atomic_fetch_add_explicit(&catalogue->references, 1, memory_order_relaxed);
 }
 
 void
@@ -46,6 +56,7 @@ catalogue_publish(struct catalogue *catalogue)
 	before = current;
 	current = catalogue;
 	pthread_mutex_unlock(&lock);
+	atomic_fetch_add_explicit(&catalogue_generation, 1, memory_order_release);
 	if (before)
 		catalogue_put(before);
 }

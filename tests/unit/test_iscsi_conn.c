@@ -298,6 +298,7 @@ test_volume_gone(void **state)
 	peer_read10(peer, 0, 1);
 	peer_send(peer, NULL, 0);
 	virtual_run_until_idle();
+	volume_set_going(volume_script_volume(world.script));
 	iscsi_frontend.volume_gone(loop_by_index(0), volume_script_volume(world.script));
 	virtual_run_until_idle();
 	assert_true(peer_open(peer));

@@ -46,7 +46,7 @@ start_target(struct volume *volume)
 		.name = "iqn.2026-11.localhost.slabd:disk0", .luns = disk.luns, .nluns = 1};
 	disk.portals[0] = (struct portal){.address = "a", .group = 1, .relative_id = 1};
 	disk.portals[1] = (struct portal){.address = "b", .group = 7, .relative_id = 2};
-	disk.catalogue = (struct catalogue){
+	disk.catalogue = (struct catalogue){.references = 1,
 		.targets = &disk.target, .ntargets = 1, .portals = disk.portals, .nportals = 2};
 	make_nexuses();
 }

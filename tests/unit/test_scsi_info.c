@@ -194,21 +194,30 @@ test_report_luns(void **state)
 {
 	static const uint8_t luns[] = {0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 0,
 		0, 0, 0, 0, 0, 0x41, 0x02, 0, 0, 0, 0, 0, 0};
+	/* SELECT REPORT: well known and administrative units there are none, nor subsidiary ones. */
+	static const uint8_t all[] = {0x00, 0x02, 0x11}, none[] = {0x01, 0x10};
 	const struct answer *a;
 
 	(void)state;
 	disk_add_lun(255, disk.luns[0].volume, false);
 	disk_add_lun(0x102, disk.luns[0].volume, false);
-	for (uint8_t select = 0; select <= 2; select += 2) {
-		a = disk_command(disk.nexus, CDB(0xa0, 0, select, [9] = 255), NULL, 0);
+	for (size_t i = 0; i < sizeof(all); i++) {
+		a = disk_command(disk.nexus, CDB(0xa0, 0, all[i], [9] = 255), NULL, 0);
 		assert_good(a);
 		assert_int_equal(a->in_length, sizeof(luns));
 		assert_memory_equal(a->in, luns, sizeof(luns));
 	}
-	a = disk_command(disk.nexus, CDB(0xa0, 0, 1, [9] = 255), NULL, 0); /* well known ones */
-	assert_int_equal(a->in_length, 8);
-	assert_int_equal(get_be32(a->in), 0);
-	assert_bad_cdb(disk_command(disk.nexus, CDB(0xa0, 0, 3, [9] = 255), NULL, 0), 2);
+	for (size_t i = 0; i < sizeof(none); i++) {
+		a = disk_command(disk.nexus, CDB(0xa0, 0, none[i], [9] = 255), NULL, 0);
+		assert_int_equal(a->in_length, 8);
+		assert_int_equal(get_be32(a->in), 0);
+	}
+	for (unsigned select = 3; select < 256; select++) {
+		if (select < 0x10 || select > 0x11)
+			assert_bad_cdb(disk_command(disk.nexus,
+					       CDB(0xa0, 0, (uint8_t)select, [9] = 255), NULL, 0),
+				2);
+	}
 	check_truncation(CDB(0xa0), 6, 4, sizeof(luns));
 	/* Also where there is no such LUN, and with an attention pending, which stays. */
 	assert_good(disk_command_lun(disk.nexus, missing_lun, CDB(0xa0, [9] = 255), NULL, 0));

@@ -136,6 +136,140 @@ test_read_only_lun(void **state)
 	assert_good(disk_command(disk.nexus, CDB(OP_WRITE_10, [8] = 1), data, 512));
 }
 
+/* Every LUN that flat addressing has; only those that are used cost anything. */
+static void
+test_many_luns(void **state)
+{
+	static const uint8_t last[8] = {0x7f, 0xff}, middle[8] = {0, 200};
+	struct lun *luns = calloc(LIMIT_SCSI_LUNS, sizeof(*luns));
+	uint32_t whole = 8 + 8 * LIMIT_SCSI_LUNS;
+	const struct answer *a;
+
+	(void)state;
+	assert_non_null(luns);
+	for (unsigned i = 0; i < LIMIT_SCSI_LUNS; i++)
+		luns[i] = (struct lun){.number = (uint16_t)i, .volume = disk.luns[0].volume};
+	disk.target.luns = luns;
+	disk.target.nluns = LIMIT_SCSI_LUNS;
+	scsi_nexus_free(disk.nexus);
+	disk.nexus = scsi_nexus_new(&disk.catalogue, &disk.target, "iqn.test:one");
+	for (uint32_t allocated = 4; allocated <= whole + 8; allocated = 2 * allocated + 1) {
+		a = disk_command(disk.nexus,
+			CDB(OP_REPORT_LUNS, [6] = (uint8_t)(allocated >> 24),
+				[7] = (uint8_t)(allocated >> 16), [8] = (uint8_t)(allocated >> 8),
+				[9] = (uint8_t)allocated),
+			NULL, 0);
+		assert_good(a);
+		assert_int_equal(a->in_length, min_u64(allocated, whole));
+		assert_int_equal(get_be32(a->in), whole - 8);
+	}
+	a = disk_command(disk.nexus, CDB(OP_REPORT_LUNS, [6] = 0xff), NULL, 0);
+	assert_int_equal(a->in_length, whole);
+	for (unsigned i = 0; i < LIMIT_SCSI_LUNS; i++)
+		assert_int_equal(get_be16(a->in + 8 + 8 * i), i < 256 ? i : 0x4000 | i);
+	assert_int_equal(disk.nexus->nunits, 1); /* LUN 0, which was asked */
+	/* In any order, each by itself. */
+	assert_sense(disk_command_lun(disk.nexus, last, CDB(0), NULL, 0), 6, 0x2900);
+	assert_sense(disk_command_lun(disk.nexus, lun_0, CDB(0), NULL, 0), 6, 0x2900);
+	assert_sense(disk_command_lun(disk.nexus, middle, CDB(0), NULL, 0), 6, 0x2900);
+	assert_good(disk_command_lun(disk.nexus, last, CDB(0), NULL, 0));
+	assert_good(disk_command_lun(disk.nexus, middle, CDB(0), NULL, 0));
+	assert_int_equal(disk.nexus->nunits, 3);
+	scsi_nexus_free(disk.nexus);
+	disk.nexus = NULL;
+	free(luns);
+	disk.target.luns = NULL;
+	disk.target.nluns = 0;
+}
+
+static void
+destroy_nothing(struct catalogue *catalogue)
+{
+	(void)catalogue;
+}
+
+/* A catalogue of the disk's target with these LUNs, for initiators of any name but that rule's. */
+struct offer {
+	struct catalogue catalogue;
+	struct target target;
+};
+
+static void
+publish(struct offer *offer, const struct lun *luns, size_t nluns, const struct initiator *rule)
+{
+	static const struct credential chap = {"user", "secret"};
+
+	offer->target = (struct target){.name = disk.target.name,
+		.luns = luns,
+		.nluns = nluns,
+		.initiators = rule,
+		.ninitiators = rule != NULL,
+		.chap = &chap,
+		.nchap = 1};
+	offer->catalogue = (struct catalogue){.references = 1,
+		.targets = &offer->target,
+		.ntargets = 1,
+		.portals = disk.portals,
+		.nportals = 2,
+		.destroy = destroy_nothing};
+	catalogue_publish(&offer->catalogue);
+}
+
+/* What is offered changes under a session: it hears of it once for each LUN that it uses, REPORT LUNS
+ * takes that for said, and the LUNs are those of now. */
+static void
+test_inventory_changed(void **state)
+{
+	static const uint8_t lun_1[8] = {0, 1};
+	struct volume_script *second =
+		volume_script_open(&(struct volume_script_options){.name = "second"});
+	struct lun luns[2] = {{.number = 0, .volume = disk.luns[0].volume},
+		{.number = 1, .volume = volume_script_volume(second)}};
+	struct initiator rule = {.name = "iqn.test:two", .as = {.luns = luns + 1, .nluns = 1}};
+	struct offer one, two, three, mapped;
+	const struct answer *a;
+
+	(void)state;
+	publish(&one, luns, 1, NULL);
+	disk_ready(disk.nexus);
+	disk_ready(disk.other);
+	publish(&two, luns, 2, NULL);
+	assert_sense(disk_command(disk.nexus, CDB(0), NULL, 0), 6, 0x3f0e);
+	assert_good(disk_command(disk.nexus, CDB(0), NULL, 0));
+	a = disk_command(disk.other, CDB(OP_REPORT_LUNS, [9] = 255), NULL, 0);
+	assert_int_equal(a->in_length, 24);
+	assert_good(disk_command(disk.other, CDB(0), NULL, 0));
+	assert_sense(disk_command_lun(disk.nexus, lun_1, CDB(0), NULL, 0), 6, 0x2900);
+	assert_good(disk_command_lun(disk.nexus, lun_1, CDB(0), NULL, 0));
+	/* The same again is no change. */
+	publish(&three, luns, 2, NULL);
+	assert_good(disk_command(disk.nexus, CDB(0), NULL, 0));
+	/* A map of its own for one of them: LUN 0 is gone for it, 1 stays. */
+	disk_command_lun(disk.other, lun_1, CDB(0), NULL, 0);
+	publish(&mapped, luns, 2, &rule);
+	assert_sense(disk_command(disk.other, CDB(0), NULL, 0), 5, 0x2500);
+	assert_sense(disk_command_lun(disk.other, lun_1, CDB(0), NULL, 0), 6, 0x3f0e);
+	assert_good(disk_command_lun(disk.other, lun_1, CDB(0), NULL, 0));
+	assert_int_equal(disk.other->nunits, 1);
+	assert_good(disk_command(disk.nexus, CDB(0), NULL, 0));
+	/* The number is another volume's now, while a command is in the first. */
+	volume_script_hold(disk.script, true);
+	disk_begin(disk.nexus, CDB(OP_READ_10, [8] = 1), NULL, 0);
+	luns[0].volume = luns[1].volume;
+	publish(&one, luns, 1, NULL);
+	scsi_nexus_renew(disk.nexus);
+	volume_script_complete_all(disk.script, 0);
+	assert_good(disk_end());
+	volume_script_hold(disk.script, false);
+	assert_sense(disk_command(disk.nexus, CDB(0), NULL, 0), 6, 0x2900);
+	assert_ptr_equal(blk_volume(disk.nexus->units[0]->handle), luns[1].volume);
+	scsi_nexus_free(disk.nexus);
+	scsi_nexus_free(disk.other);
+	disk.nexus = disk.other = NULL;
+	catalogue_publish(NULL);
+	volume_script_close(second);
+}
+
 static void
 test_describe(void **state)
 {
@@ -174,6 +308,7 @@ test_drop_volume(void **state)
 	disk_begin(disk.nexus, CDB(OP_READ_10, [8] = 1), NULL, 0);
 	volume_get_stats(disk.luns[0].volume, &stats);
 	assert_int_equal(stats.handles, 1);
+	volume_set_going(disk.luns[0].volume);
 	assert_false(scsi_nexus_drop_volume(disk.nexus, disk.luns[0].volume));
 	assert_false(scsi_nexus_drop_volume(disk.nexus, disk.luns[0].volume));
 	assert_false(scsi_lun_exists(disk.nexus, lun_0));
@@ -191,11 +326,11 @@ test_drop_volume(void **state)
 	a = disk_command(disk.nexus, CDB(OP_REPORT_LUNS, [9] = 255), NULL, 0);
 	assert_int_equal(a->in_length, 16);
 	assert_good(disk_command_lun(disk.nexus, lun, CDB(OP_READ_10, [8] = 1), NULL, 0));
+	volume_set_going(volume);
 	assert_true(scsi_nexus_drop_volume(disk.nexus, volume));
 	assert_sense(disk_command_lun(disk.nexus, lun, CDB(0), NULL, 0), 5, 0x2500);
 	/* One that was never opened. */
-	assert_false(scsi_nexus_drop_volume(disk.other, volume));
-	assert_true(scsi_nexus_drop_volume(disk.other, disk.luns[0].volume));
+	assert_true(scsi_nexus_drop_volume(disk.other, volume));
 	volume_script_close(second);
 }
 
@@ -236,6 +371,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(
 			test_reset_through_another_target, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_read_only_lun, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_many_luns, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_inventory_changed, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_describe, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_drop_volume, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_going_volume, disk_setup, disk_teardown),

@@ -148,7 +148,7 @@ run_both(bool quiet)
 	assert_int_equal(scsi_start(), 0);
 	assert_int_equal(volume_open(&conf, &lun.volume, &error), 0);
 	target = (struct target){.name = "iqn.test:shared", .luns = &lun, .nluns = 1};
-	catalogue = (struct catalogue){.targets = &target, .ntargets = 1};
+	catalogue = (struct catalogue){.references = 1, .targets = &target, .ntargets = 1};
 	atomic_store(&left, 2);
 	memset(sides, 0, sizeof(sides));
 	for (unsigned i = 0; i < 2; i++) {
