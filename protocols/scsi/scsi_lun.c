@@ -72,6 +72,17 @@ find_place(const struct scsi_nexus *nexus, unsigned number)
 	return low;
 }
 
+/* NULL: it was not used yet. */
+static struct scsi_unit *
+find_open(const struct scsi_nexus *nexus, unsigned number)
+{
+	unsigned place = find_place(nexus, number);
+
+	if (place == nexus->nunits || nexus->units[place]->number != number)
+		return NULL;
+	return nexus->units[place];
+}
+
 struct scsi_port *
 scsi_nexus_find_port(const struct scsi_nexus *nexus, uint16_t relative_id)
 {
@@ -250,11 +261,9 @@ scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit
 
 	if (number < 0)
 		return -ENXIO;
-	place = find_place(nexus, (unsigned)number);
-	if (place < nexus->nunits && nexus->units[place]->number == number) {
-		*unitp = nexus->units[place];
+	*unitp = find_open(nexus, (unsigned)number);
+	if (*unitp)
 		return (*unitp)->gone ? -ENXIO : 0;
-	}
 	offered = scsi_nexus_lun(nexus, (unsigned)number);
 	if (!offered)
 		return -ENXIO;
@@ -263,6 +272,7 @@ scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit
 	rc = scsi_unit_open(nexus, offered, &unit);
 	if (rc < 0)
 		return rc == -ENOMEM ? rc : -ENXIO;
+	place = find_place(nexus, unit->number);
 	memmove(nexus->units + place + 1, nexus->units + place,
 		(nexus->nunits - place) * sizeof(*nexus->units));
 	nexus->units[place] = unit;
@@ -338,8 +348,9 @@ scsi_lun_reset(struct scsi_nexus *nexus, const uint8_t lun[8])
 void
 scsi_lun_cleared(struct scsi_nexus *nexus, const uint8_t lun[8])
 {
-	struct scsi_map *map = find_map(nexus, lun);
+	int number = parse_lun(lun);
+	struct scsi_unit *unit = number < 0 ? NULL : find_open(nexus, (unsigned)number);
 
-	if (map && map->unit)
-		map->unit->attentions |= ATTENTION_CLEARED;
+	if (unit)
+		unit->attentions |= ATTENTION_CLEARED;
 }
