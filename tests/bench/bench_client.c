@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "../interop/wire.h"
+#include "bench_tls.h"
 
 #define CONNECTIONS_MAX 64
 #define SAMPLES_MAX     (1 << 20)
@@ -20,7 +21,7 @@
 static struct {
 	enum wire_protocol protocol;
 	const char *address, *name;
-	bool write, alone, fill;
+	bool write, alone, fill, tls;
 	unsigned depth, connections;
 	uint32_t length;
 	double seconds;
@@ -132,8 +133,12 @@ run_client(void *arg)
 static int
 open_client(struct client *client, unsigned number)
 {
-	int rc = wire_open(&client->wire, options.protocol, options.address, options.name);
+	int rc;
 
+	if (options.tls)
+		rc = wire_open_layered(&client->wire, &bench_tls, options.address, options.name);
+	else
+		rc = wire_open(&client->wire, options.protocol, options.address, options.name);
 	if (rc) {
 		fprintf(stderr, "%s %s: %s\n", options.address, options.name, strerror(-rc));
 		return rc;
@@ -185,9 +190,10 @@ print_result(const struct client *clients, double seconds)
 static void
 usage(void)
 {
-	fputs("usage: bench_client [-w] [-a] [-F] [-d DEPTH] [-c CONNECTIONS] [-l LENGTH] [-s SECONDS]\n"
+	fputs("usage: bench_client [-w] [-a] [-F] [-t] [-d DEPTH] [-c CONNECTIONS] [-l LENGTH] [-s SECONDS]\n"
 	      "                    [-S SPAN_MIB] nbd|iscsi ADDRESS NAME\n"
-	      "  -w writes   -a each request alone in a write()   -F fill the disk and end\n",
+	      "  -w writes   -a each request alone in a write()   -F fill the disk and end\n"
+	      "  -t NBD over TLS\n",
 		stderr);
 	exit(2);
 }
@@ -197,7 +203,7 @@ parse_options(int argc, char **argv)
 {
 	int option;
 
-	while ((option = getopt(argc, argv, "waFd:c:l:s:S:")) != -1) {
+	while ((option = getopt(argc, argv, "waFtd:c:l:s:S:")) != -1) {
 		switch (option) {
 		case 'w':
 			options.write = true;
@@ -207,6 +213,9 @@ parse_options(int argc, char **argv)
 			break;
 		case 'F':
 			options.fill = true;
+			break;
+		case 't':
+			options.tls = true;
 			break;
 		case 'd':
 			options.depth = (unsigned)atoi(optarg);

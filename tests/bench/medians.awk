@@ -62,5 +62,6 @@ function best_peer(protocol, load,    i, rate) {
 
 function title(protocol) {
 	return protocol == "nbd" ? "NBD over TCP" : protocol == "unix" ? "NBD over a unix socket" : \
+		protocol == "tls" ? "NBD over TLS 1.3" : \
 		protocol == "direct" ? "O_DIRECT, NBD" : protocol == "cached" ? "page cache, NBD" : "iSCSI"
 }

@@ -23,9 +23,11 @@
 #define NBD_OPTION_REPLY 0x3e889045565a9
 #define NBD_REQUEST      0x25609513
 #define NBD_SIMPLE_REPLY 0x67446698
+#define NBD_OPT_STARTTLS 5
 #define NBD_OPT_GO       7
 #define NBD_REP_ACK      1
 #define NBD_REP_INFO     3
+#define CLIENT_FLAGS     4 /* bytes */
 
 /* RFC 7143 11.1 */
 enum {
@@ -119,31 +121,44 @@ wire_connect(const char *address)
 }
 
 static int
-send_all(int fd, const void *data, size_t length)
+send_all(struct wire *wire, const void *data, size_t length)
 {
 	const uint8_t *at = data;
 
 	while (length) {
-		ssize_t n = send(fd, at, length, MSG_NOSIGNAL);
+		ssize_t n = wire->layer ? wire->layer->send(wire, at, length)
+					: send(wire->fd, at, length, MSG_NOSIGNAL);
 
 		if (n < 0)
-			return -errno;
+			return wire->layer ? (int)n : -errno;
 		at += n;
 		length -= (size_t)n;
 	}
 	return 0;
 }
 
+/* Bytes, or -errno, which the end is too. */
+static ssize_t
+receive_some(struct wire *wire, void *data, size_t size)
+{
+	ssize_t n = wire->layer ? wire->layer->receive(wire, data, size)
+				: recv(wire->fd, data, size, 0);
+
+	if (n < 0 && !wire->layer)
+		return -errno;
+	return n ? n : -ECONNRESET;
+}
+
 static int
-receive_exactly(int fd, void *data, size_t length)
+receive_exactly(struct wire *wire, void *data, size_t length)
 {
 	uint8_t *at = data;
 
 	while (length) {
-		ssize_t n = recv(fd, at, length, 0);
+		ssize_t n = receive_some(wire, at, length);
 
-		if (n <= 0)
-			return n ? -errno : -ECONNRESET;
+		if (n < 0)
+			return (int)n;
 		at += n;
 		length -= (size_t)n;
 	}
@@ -153,7 +168,7 @@ receive_exactly(int fd, void *data, size_t length)
 static int
 flush_out(struct wire *wire)
 {
-	int rc = send_all(wire->fd, wire->out, wire->out_length);
+	int rc = send_all(wire, wire->out, wire->out_length);
 
 	wire->out_length = 0;
 	return rc;
@@ -191,29 +206,56 @@ wire_nbd_hello(uint8_t *out, const char *name)
 	return w.length;
 }
 
+/* STARTTLS, behind the client flags. */
 static int
-open_nbd(struct wire *wire, const char *name)
+start_layer(struct wire *wire, const struct wire_layer *layer)
 {
-	uint8_t greeting[18], header[20], body[4096];
+	uint8_t option[16] = {0}, header[20];
 	int rc;
 
-	rc = receive_exactly(wire->fd, greeting, sizeof(greeting));
+	put_be64(option, NBD_IHAVEOPT);
+	put_be32(option + 8, NBD_OPT_STARTTLS);
+	rc = send_all(wire, option, sizeof(option));
+	if (!rc)
+		rc = receive_exactly(wire, header, sizeof(header));
+	if (!rc && (get_be32(header + 12) != NBD_REP_ACK || get_be32(header + 16)))
+		rc = -EPROTO;
+	if (!rc)
+		rc = layer->start(wire);
+	if (!rc)
+		wire->layer = layer;
+	return rc;
+}
+
+static int
+open_nbd(struct wire *wire, const struct wire_layer *layer, const char *name)
+{
+	uint8_t greeting[18], header[20], body[4096];
+	size_t hello;
+	int rc;
+
+	rc = receive_exactly(wire, greeting, sizeof(greeting));
 	if (rc)
 		return rc;
 	if (memcmp(greeting, "NBDMAGICIHAVEOPT", 16) || strlen(name) > 512)
 		return -EPROTO;
-	rc = send_all(wire->fd, wire->out, wire_nbd_hello(wire->out, name));
+	hello = wire_nbd_hello(wire->out, name);
+	rc = send_all(wire, wire->out, CLIENT_FLAGS);
+	if (!rc && layer)
+		rc = start_layer(wire, layer);
+	if (!rc)
+		rc = send_all(wire, wire->out + CLIENT_FLAGS, hello - CLIENT_FLAGS);
 	for (unsigned replies = 0; !rc && replies < 64; replies++) {
 		uint32_t type, length;
 
-		rc = receive_exactly(wire->fd, header, sizeof(header));
+		rc = receive_exactly(wire, header, sizeof(header));
 		if (rc)
 			return rc;
 		type = get_be32(header + 12);
 		length = get_be32(header + 16);
 		if (get_be64(header) != NBD_OPTION_REPLY || length > sizeof(body))
 			return -EPROTO;
-		rc = receive_exactly(wire->fd, body, length);
+		rc = receive_exactly(wire, body, length);
 		if (type == NBD_REP_ACK)
 			return rc;
 		if (type != NBD_REP_INFO)
@@ -316,13 +358,13 @@ run_command(struct wire *wire, const uint8_t *cdb, uint32_t length, uint8_t *dat
 	for (unsigned pdus = 0; !rc && pdus < 16; pdus++) {
 		uint32_t segment;
 
-		rc = receive_exactly(wire->fd, bhs, sizeof(bhs));
+		rc = receive_exactly(wire, bhs, sizeof(bhs));
 		if (rc)
 			return rc;
 		segment = (get_be24(bhs + 5) + 3) & ~(uint32_t)3;
 		if (segment > sizeof(body))
 			return -EPROTO;
-		rc = receive_exactly(wire->fd, body, segment);
+		rc = receive_exactly(wire, body, segment);
 		if (rc)
 			return rc;
 		note_numbers(wire, bhs, bhs[0] == PDU_RESPONSE || bhs[1] & 1);
@@ -365,16 +407,16 @@ open_iscsi(struct wire *wire, const char *target)
 		return -EINVAL;
 	if (strchr(target, '/'))
 		wire->lun = (uint8_t)atoi(strchr(target, '/') + 1);
-	rc = send_all(wire->fd, wire->out, wire_iscsi_hello(wire->out, 2048, target));
+	rc = send_all(wire, wire->out, wire_iscsi_hello(wire->out, 2048, target));
 	wire->segment_max = 8192;
 	for (unsigned answers = 0; !rc && answers < 8; answers++) {
 		uint32_t length;
 
-		rc = receive_exactly(wire->fd, bhs, sizeof(bhs));
+		rc = receive_exactly(wire, bhs, sizeof(bhs));
 		length = get_be24(bhs + 5);
 		if (rc || bhs[0] != PDU_LOGIN_RESPONSE || bhs[36] || length > 8192)
 			return rc ? rc : -EPROTO;
-		rc = receive_exactly(wire->fd, body, (length + 3) & ~(uint32_t)3);
+		rc = receive_exactly(wire, body, (length + 3) & ~(uint32_t)3);
 		if (rc)
 			return rc;
 		body[length] = '\0';
@@ -390,14 +432,15 @@ open_iscsi(struct wire *wire, const char *target)
 		memset(wire->out + 4, 0, 4);
 		memcpy(wire->out + 14, bhs + 14, 2);
 		put_be32(wire->out + 28, wire->exp_stat_sn);
-		rc = send_all(wire->fd, wire->out, BHS);
+		rc = send_all(wire, wire->out, BHS);
 	}
 	wire->immediate_max = wire->segment_max < first_burst ? wire->segment_max : first_burst;
 	return rc ? rc : find_capacity(wire);
 }
 
-int
-wire_open(struct wire *wire, enum wire_protocol protocol, const char *address, const char *name)
+static int
+open_wire(struct wire *wire, enum wire_protocol protocol, const struct wire_layer *layer,
+	const char *address, const char *name)
 {
 	int rc;
 
@@ -411,15 +454,31 @@ wire_open(struct wire *wire, enum wire_protocol protocol, const char *address, c
 	if (!wire->in || !wire->out)
 		rc = -ENOMEM;
 	else
-		rc = protocol == WIRE_NBD ? open_nbd(wire, name) : open_iscsi(wire, name);
+		rc = protocol == WIRE_NBD ? open_nbd(wire, layer, name) : open_iscsi(wire, name);
 	if (rc)
 		wire_close(wire);
 	return rc;
 }
 
+int
+wire_open(struct wire *wire, enum wire_protocol protocol, const char *address, const char *name)
+{
+	return open_wire(wire, protocol, NULL, address, name);
+}
+
+int
+wire_open_layered(
+	struct wire *wire, const struct wire_layer *layer, const char *address, const char *name)
+{
+	return open_wire(wire, WIRE_NBD, layer, address, name);
+}
+
 void
 wire_close(struct wire *wire)
 {
+	if (wire->layer)
+		wire->layer->end(wire);
+	wire->layer = NULL;
 	if (wire->fd >= 0)
 		close(wire->fd);
 	free(wire->in);
@@ -596,9 +655,9 @@ take_replies(struct run *run)
 	size_t at = 0;
 	ssize_t n;
 
-	n = recv(wire->fd, wire->in + wire->in_length, IN_SIZE - wire->in_length, 0);
-	if (n <= 0)
-		return n ? -errno : -ECONNRESET;
+	n = receive_some(wire, wire->in + wire->in_length, IN_SIZE - wire->in_length);
+	if (n < 0)
+		return (int)n;
 	wire->in_length += (size_t)n;
 	do {
 		if (wire->protocol == WIRE_NBD)

@@ -9,15 +9,28 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define WIRE_DEPTH_MAX  256
 #define WIRE_LENGTH_MAX (1024 * 1024)
 
 enum wire_protocol { WIRE_NBD, WIRE_ISCSI };
 
+struct wire;
+
+/* What goes between an NBD connection and its socket after STARTTLS. 0 or bytes, or -errno. */
+struct wire_layer {
+	int (*start)(struct wire *wire);
+	ssize_t (*send)(struct wire *wire, const void *data, size_t length);
+	ssize_t (*receive)(struct wire *wire, void *data, size_t size);
+	void (*end)(struct wire *wire);
+};
+
 struct wire {
 	enum wire_protocol protocol;
 	int fd;
+	const struct wire_layer *layer; /* NULL: the socket alone */
+	void *layer_data;
 	uint64_t size;      /* of the disk, bytes */
 	uint16_t nbd_flags; /* transmission flags */
 	uint32_t block_size;
@@ -37,6 +50,9 @@ int wire_connect(const char *address);
  */
 int
 wire_open(struct wire *wire, enum wire_protocol protocol, const char *address, const char *name);
+/* The same over NBD with STARTTLS, and the layer from then on. */
+int wire_open_layered(
+	struct wire *wire, const struct wire_layer *layer, const char *address, const char *name);
 void wire_close(struct wire *wire);
 
 /* The bytes that open an export: client flags and GO. Returns how many, at most 64 + the name's. */
