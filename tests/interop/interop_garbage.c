@@ -1,7 +1,7 @@
 /*
  * Peers that send garbage, stop in the middle of a handshake or hang up at any byte lose their own
- * connection and nothing else: a canary's requests all succeed (O5), and descriptors come back
- * (O6).
+ * connection and nothing else (R01): a canary's requests all succeed (O5), and descriptors come
+ * back (O6).
  */
 #include "config.h"
 

@@ -28,6 +28,7 @@ test_big_endian(void **state)
 	assert_int_equal(out[3], 4);
 }
 
+/* R02: one bounded reader and one bounded writer, ... */
 static void
 test_reader_past_the_end(void **state)
 {
@@ -125,6 +126,7 @@ test_iov_slice(void **state)
 	assert_ptr_equal(out[0].iov_base, c);
 }
 
+/* ... and one helper for ranges, which cannot overflow (R02). */
 static void
 test_ranges(void **state)
 {

@@ -197,6 +197,7 @@ unreserve(unsigned client, size_t bytes, enum iobuf_use use)
 	iobuf_unreserve(&clients[client].account, bytes, use);
 }
 
+/* R06: at the budget reading stops; incomplete payloads do not take all of it. */
 static void
 test_payload_has_half(void **state)
 {

@@ -810,7 +810,7 @@ test_in_flight_limit(void **state)
 	expect_in_step();
 }
 
-/* Reads that fill the client's budget hold back what follows; nothing is lost, nothing fails. */
+/* R06: reads that fill the client's budget hold back what follows; nothing is lost, nothing fails. */
 static void
 test_memory_limit(void **state)
 {
