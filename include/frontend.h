@@ -40,7 +40,8 @@ struct frontend {
 	void (*accept)(struct loop *loop, struct stream *stream, const struct portal *portal);
 
 	/* Shutdown begins: nothing new is taken up, what is in flight is finished, then connections are
-	 * closed. connections() counts how far that is. Called once. */
+	 * closed; iSCSI initiators are asked to log out first. connections() counts how far that is.
+	 * Called once. */
 	void (*drain)(struct loop *loop);
 	/* Closes every connection now, whatever is in flight: its replies are dropped. */
 	void (*abort)(struct loop *loop);

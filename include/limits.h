@@ -84,6 +84,7 @@
 #define LIMIT_ISCSI_TASKS       256           /* of a session, immediate ones included */
 #define LIMIT_ISCSI_TMFS        16            /* task management functions that wait for tasks */
 #define LIMIT_ISCSI_ABORT       (10 * SECOND_NS)
+#define LIMIT_ISCSI_LOGOUT      (3 * SECOND_NS)  /* for an initiator that is asked to log out */
 #define LIMIT_ISCSI_SILENCE     (60 * SECOND_NS) /* nothing heard: the target pings */
 #define LIMIT_ISCSI_PING        (30 * SECOND_NS) /* ... and nothing still: the connection is lost */
 #define LIMIT_SCSI_TRANSFER     (32 * 1024 * 1024) /* VPD B0 MAXIMUM TRANSFER LENGTH */

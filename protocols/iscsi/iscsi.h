@@ -227,6 +227,9 @@ void iscsi_reply_push(struct iscsi_reply *reply, size_t length, enum iscsi_stats
 /* One that is not to be sent after all. */
 void iscsi_reply_discard(struct iscsi_reply *reply);
 void iscsi_reply_reject(struct iscsi_conn *conn, enum iscsi_reject reason, const uint8_t *bhs);
+/* An Asynchronous Message (11.9). */
+void iscsi_reply_async(
+	struct iscsi_conn *conn, enum iscsi_async_event event, const uint16_t parameters[3]);
 /* Fills ExpCmdSN, MaxCmdSN and the header's digest; returns the header's length on the wire. */
 size_t iscsi_head_seal(struct iscsi_conn *conn, uint8_t head[ISCSI_HEAD]);
 /* Padding and digest after `length` bytes of data with checksum `crc`. Returns the tail's length.
@@ -243,6 +246,7 @@ enum iscsi_state {
 	CONN_IN_LOGIN,
 	CONN_LOGGED_IN,
 	CONN_IN_LOGOUT,
+	CONN_LOGOUT_REQUESTED, /* by the target */
 	CONN_CLEANUP_WAIT,
 	CONN_STATES,
 };
@@ -251,6 +255,7 @@ enum iscsi_event {
 	EVENT_LOGIN_REQUEST, /* the first one */
 	EVENT_LOGIN_DONE,    /* final response with status 0 is queued */
 	EVENT_LOGIN_FAILED,  /* refused, timed out */
+	EVENT_LOGOUT_ASKED,  /* by an Asynchronous Message of ours */
 	EVENT_LOGOUT_REQUEST,
 	EVENT_LOGOUT_DONE, /* the response has been sent */
 	EVENT_LOST,        /* the transport is gone, or the peer broke the protocol */
@@ -282,6 +287,7 @@ struct iscsi_conn {
 	bool closing; /* no more is read; dies when what is in flight has been answered and sent */
 	bool output_full; /* the stream took no more */
 	bool resume;      /* iscsi_conn_resume() is due at the next flush */
+	uint64_t asked;   /* loop_now() of the Asynchronous Message that asks for a Logout */
 	unsigned watched;
 	unsigned replies; /* iscsi_reply objects queued */
 	struct send_queue queue;
@@ -314,6 +320,16 @@ void iscsi_conn_event(struct iscsi_conn *conn, enum iscsi_event event);
 void iscsi_conn_die(struct iscsi_conn *conn, const char *why);
 /* No more requests; ends when everything in flight is answered. */
 void iscsi_conn_close(struct iscsi_conn *conn);
+/* The same, and the initiator of a normal session is told (11.9). */
+void iscsi_conn_drop(struct iscsi_conn *conn);
+/* Asks the initiator to log out, within LIMIT_ISCSI_LOGOUT; one that cannot be asked is closed. */
+void iscsi_conn_ask_logout(struct iscsi_conn *conn);
+/* In the full feature phase, and no Logout under way. */
+static inline bool
+iscsi_conn_active(const struct iscsi_conn *conn)
+{
+	return conn->state == CONN_LOGGED_IN || conn->state == CONN_LOGOUT_REQUESTED;
+}
 /* Something ended that closing or reaping may have waited for. */
 void iscsi_conn_settle(struct iscsi_conn *conn);
 void iscsi_conn_send(struct iscsi_conn *conn, struct send_item *item);

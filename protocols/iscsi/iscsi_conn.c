@@ -30,10 +30,14 @@ static const struct transition {
 	{CONN_IN_LOGIN, EVENT_REPLACED, CONN_FREE, "T7"},
 	{CONN_LOGGED_IN, EVENT_REPLACED, CONN_FREE, "T8"},
 	{CONN_LOGGED_IN, EVENT_LOGOUT_REQUEST, CONN_IN_LOGOUT, "T9"},
+	{CONN_LOGOUT_REQUESTED, EVENT_LOGOUT_REQUEST, CONN_IN_LOGOUT, "T10"},
+	{CONN_LOGGED_IN, EVENT_LOGOUT_ASKED, CONN_LOGOUT_REQUESTED, "T11"},
 	{CONN_IN_LOGOUT, EVENT_LOGOUT_DONE, CONN_FREE, "T13"},
 	{CONN_IN_LOGOUT, EVENT_REPLACED, CONN_FREE, "T13"},
 	{CONN_LOGGED_IN, EVENT_LOST, CONN_CLEANUP_WAIT, "T15"},
+	{CONN_LOGOUT_REQUESTED, EVENT_LOST, CONN_CLEANUP_WAIT, "T16"},
 	{CONN_IN_LOGOUT, EVENT_LOST, CONN_CLEANUP_WAIT, "T17"},
+	{CONN_LOGOUT_REQUESTED, EVENT_REPLACED, CONN_FREE, "T18"},
 };
 
 void
@@ -217,7 +221,7 @@ iscsi_conn_send(struct iscsi_conn *conn, struct send_item *item)
 static void
 sweep_silence(struct iscsi_conn *conn, uint64_t now)
 {
-	if (conn->state != CONN_LOGGED_IN || conn->closing || iscsi_conn_choked(conn))
+	if (!iscsi_conn_active(conn) || conn->closing || iscsi_conn_choked(conn))
 		return;
 	if (!conn->pinged && now - conn->heard > LIMIT_ISCSI_SILENCE)
 		iscsi_ping(conn);
@@ -233,13 +237,14 @@ sweep_conn(struct iscsi_conn *conn, uint64_t now)
 	if (conn->dying)
 		return;
 	/* R05. A PDU has 30 s, and 10 s more for each 64 KiB of it. */
-	if (conn->state != CONN_LOGGED_IN && conn->state != CONN_IN_LOGOUT && !conn->closing) {
-		if (now - conn->since > patience.login) {
-			iscsi_conn_event(conn, EVENT_LOGIN_FAILED);
-			iscsi_conn_die(conn, "login took too long");
-			return;
-		}
+	if (!iscsi_conn_active(conn) && conn->state != CONN_IN_LOGOUT && !conn->closing &&
+		now - conn->since > patience.login) {
+		iscsi_conn_event(conn, EVENT_LOGIN_FAILED);
+		iscsi_conn_die(conn, "login took too long");
+		return;
 	}
+	if (conn->state == CONN_LOGOUT_REQUESTED && now - conn->asked >= LIMIT_ISCSI_LOGOUT)
+		iscsi_conn_drop(conn);
 	if (conn->rx.started && !conn->rx.blocked && !conn->rx.left && !conn->closing &&
 		now - conn->rx.started > patience.partial + (uint64_t)conn->rx.data_length /
 								    (64 * KIB) * 10 * SECOND_NS) {
@@ -391,6 +396,41 @@ iscsi_conn_close(struct iscsi_conn *conn)
 	/* Nobody may be deep in this connection's functions when it dies: the flush settles. */
 	if (!conn->dying && !conn->flush.queued && !conn->output_full)
 		loop_before_sleep(conn->loop, &conn->flush);
+}
+
+/* Who has commands of ours in the full feature phase, and not only asks for names. */
+static bool
+hears_events(const struct iscsi_conn *conn)
+{
+	return !conn->dying && !conn->closing && iscsi_conn_active(conn) &&
+	       !conn->session->params.discovery;
+}
+
+void
+iscsi_conn_drop(struct iscsi_conn *conn)
+{
+	const struct iscsi_params *params;
+
+	if (hears_events(conn)) {
+		params = &conn->session->params;
+		iscsi_reply_async(conn, ISCSI_ASYNC_DROP,
+			(uint16_t[]){conn->cid, (uint16_t)params->time2wait,
+				(uint16_t)params->time2retain});
+	}
+	iscsi_conn_close(conn);
+}
+
+void
+iscsi_conn_ask_logout(struct iscsi_conn *conn)
+{
+	if (!hears_events(conn)) {
+		iscsi_conn_close(conn);
+		return;
+	}
+	iscsi_conn_event(conn, EVENT_LOGOUT_ASKED);
+	conn->asked = loop_now(conn->loop);
+	iscsi_reply_async(conn, ISCSI_ASYNC_LOGOUT,
+		(uint16_t[]){0, 0, (uint16_t)(LIMIT_ISCSI_LOGOUT / SECOND_NS)});
 }
 
 void

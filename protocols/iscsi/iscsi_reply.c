@@ -130,3 +130,18 @@ iscsi_reply_reject(struct iscsi_conn *conn, enum iscsi_reject reason, const uint
 	memcpy(reply->few, bhs, ISCSI_BHS);
 	iscsi_reply_push(reply, ISCSI_BHS, STATSN_ADVANCE);
 }
+
+void
+iscsi_reply_async(
+	struct iscsi_conn *conn, enum iscsi_async_event event, const uint16_t parameters[3])
+{
+	struct iscsi_reply *reply = iscsi_reply_new(conn, ISCSI_ASYNC, ISCSI_TAG_NONE);
+	unsigned i;
+
+	if (!reply)
+		return;
+	reply->head[BHS_EVENT] = (uint8_t)event;
+	for (i = 0; i < 3; i++)
+		put_be16(reply->head + BHS_PARAMETER + 2 * i, parameters[i]);
+	iscsi_reply_push(reply, 0, STATSN_ADVANCE);
+}

@@ -268,7 +268,7 @@ logout_session(struct iscsi_conn *conn)
 	TAILQ_FOREACH(other, &session->conns, sibling) {
 		if (other == conn || other->dying || other->closing)
 			continue;
-		if (other->state == CONN_LOGGED_IN)
+		if (iscsi_conn_active(other))
 			iscsi_conn_event(other, EVENT_LOGOUT_REQUEST);
 		iscsi_conn_close(other);
 	}

@@ -208,7 +208,7 @@ count_live(const struct iscsi_session *session)
 	unsigned n = 0;
 
 	TAILQ_FOREACH(conn, &session->conns, sibling)
-		n += !conn->dying && !conn->closing && conn->state == CONN_LOGGED_IN;
+		n += !conn->dying && !conn->closing && iscsi_conn_active(conn);
 	return n;
 }
 

@@ -64,7 +64,7 @@ drain_loop(struct loop *loop)
 
 	home->draining = true;
 	TAILQ_FOREACH(conn, &home->conns, link)
-		iscsi_conn_close(conn);
+		iscsi_conn_ask_logout(conn);
 }
 
 static void
@@ -139,7 +139,7 @@ drop_volume(struct loop *loop, struct volume *volume)
 	TAILQ_FOREACH(conn, &home->conns, link) {
 		if (conn->session && conn->session->nexus &&
 			scsi_nexus_drop_volume(conn->session->nexus, volume))
-			iscsi_conn_close(conn);
+			iscsi_conn_drop(conn);
 	}
 }
 

@@ -88,6 +88,8 @@ enum {
 	BHS_DESIRED = 44,   /* R2T */
 	BHS_RESIDUAL = 44,  /* SCSI Response, Data-In */
 	BHS_TIME2WAIT = 40, /* Logout Response; Time2Retain follows */
+	BHS_EVENT = 36,     /* Asynchronous Message */
+	BHS_PARAMETER = 38, /* likewise; three of 16 bits */
 };
 
 /* 11.5.1 */
@@ -110,6 +112,12 @@ enum iscsi_task_answer {
 	ISCSI_NO_REASSIGN = 4,
 	ISCSI_NOT_SUPPORTED = 5,
 	ISCSI_FUNCTION_REJECTED = 255,
+};
+
+/* 11.9.1 */
+enum iscsi_async_event {
+	ISCSI_ASYNC_LOGOUT = 1, /* Parameter3: within so many seconds */
+	ISCSI_ASYNC_DROP = 2,   /* Parameter1: CID, 2: Time2Wait, 3: Time2Retain */
 };
 
 /* 11.17.1 */

@@ -35,6 +35,8 @@ enum {
 	PDU_LOGIN = 0x43, /* immediate */
 	PDU_DATA_OUT = 0x05,
 	PDU_NOP_OUT = 0x40, /* immediate */
+	PDU_LOGOUT = 0x46,  /* immediate */
+	PDU_ASYNC = 0x32,
 	PDU_NOP_IN = 0x20,
 	PDU_RESPONSE = 0x21,
 	PDU_LOGIN_RESPONSE = 0x23,
@@ -56,6 +58,7 @@ struct run {
 	unsigned idle[WIRE_DEPTH_MAX]; /* slots with nothing in flight */
 	unsigned nidle;
 	bool finished; /* next() has no more */
+	bool asked;    /* the target asks for a Logout */
 };
 
 static int
@@ -578,6 +581,26 @@ answer_ping(struct wire *wire, const uint8_t *nop)
 	return 0;
 }
 
+/* RFC 7143 11.14: closes the session, and waits for its end. */
+static void
+log_out(struct wire *wire)
+{
+	uint8_t byte;
+	int rc = 0;
+	uint8_t *bhs = reserve_out(wire, BHS, &rc);
+
+	if (!bhs)
+		return;
+	memset(bhs, 0, BHS);
+	bhs[0] = PDU_LOGOUT;
+	bhs[1] = 0x80;
+	put_be32(bhs + 24, wire->cmd_sn);
+	put_be32(bhs + 28, wire->exp_stat_sn);
+	if (flush_out(wire) == 0)
+		while (recv(wire->fd, &byte, 1, 0) > 0)
+			;
+}
+
 static void
 finish_io(struct run *run, struct wire_io *io, const void *data, int error)
 {
@@ -628,6 +651,10 @@ take_iscsi(struct run *run, const uint8_t *at, size_t length)
 	if (opcode == PDU_NOP_IN) {
 		rc = answer_ping(run->wire, at);
 		return rc ? rc : (ssize_t)whole;
+	}
+	if (opcode == PDU_ASYNC) {
+		run->asked = run->finished = run->asked || at[36] == 1;
+		return (ssize_t)whole;
 	}
 	if (get_be32(at + 16) >= run->load->depth)
 		return -EPROTO;
@@ -726,6 +753,10 @@ wire_run(struct wire *wire, const struct wire_load *load)
 		if (!rc && run->nidle < load->depth)
 			rc = take_replies(run);
 	} while (!rc && (!run->finished || run->nidle < load->depth));
+	if (!rc && run->asked) {
+		log_out(wire);
+		rc = -ESHUTDOWN;
+	}
 	free(run);
 	return rc;
 }

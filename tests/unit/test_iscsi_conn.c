@@ -184,15 +184,74 @@ test_stream_errors(void **state)
 	peer_free(peer);
 }
 
-/* Drain: what runs is answered, what waits for data is not waited for, nothing new is taken. */
+/* 11.9: the target asks for a Logout within so many seconds. */
+static void
+expect_asked(struct peer *peer)
+{
+	struct pdu *pdu = peer_expect(peer, ISCSI_ASYNC);
+
+	assert_int_equal(pdu->bhs[BHS_FLAGS], ISCSI_FINAL);
+	assert_int_equal(pdu->bhs[BHS_EVENT], ISCSI_ASYNC_LOGOUT);
+	assert_int_equal(get_be32(pdu->bhs + BHS_ITT), ISCSI_TAG_NONE);
+	assert_int_equal(get_be16(pdu->bhs + BHS_PARAMETER), 0);
+	assert_int_equal(get_be16(pdu->bhs + BHS_PARAMETER + 2), 0);
+	assert_int_equal(get_be16(pdu->bhs + BHS_PARAMETER + 4), LIMIT_ISCSI_LOGOUT / SECOND_NS);
+	assert_int_equal(pdu->length, 0);
+}
+
+/* ... and says so before it hangs up. */
+static void
+expect_dropped(struct peer *peer)
+{
+	struct pdu *pdu = peer_expect(peer, ISCSI_ASYNC);
+
+	assert_int_equal(pdu->bhs[BHS_EVENT], ISCSI_ASYNC_DROP);
+	assert_int_equal(get_be16(pdu->bhs + BHS_PARAMETER), peer->cid);
+	assert_int_equal(get_be16(pdu->bhs + BHS_PARAMETER + 2), 2); /* DefaultTime2Wait */
+}
+
+/* Those who log out, with what runs answered before, are gone early. */
+static void
+test_drain_by_logout(void **state)
+{
+	struct peer *idle = peer_session(NULL), *busy = peer_session("HeaderDigest=CRC32C\n");
+
+	(void)state;
+	volume_script_hold(world.script, true);
+	peer_read10(busy, 0, 8);
+	peer_send(busy, NULL, 0);
+	virtual_run_until_idle();
+	iscsi_frontend.drain(loop_by_index(0));
+	expect_asked(idle);
+	expect_asked(busy);
+	for (unsigned i = 0; i < 2; i++) {
+		peer_start(i ? busy : idle, ISCSI_LOGOUT_REQUEST);
+		peer_send(i ? busy : idle, NULL, 0);
+	}
+	peer_expect(idle, ISCSI_LOGOUT_RESPONSE);
+	peer_expect_closed(idle);
+	peer_expect_nothing(busy);
+	volume_script_hold(world.script, false);
+	volume_script_complete_all(world.script, 0);
+	peer_expect(busy, ISCSI_DATA_IN);
+	peer_expect(busy, ISCSI_LOGOUT_RESPONSE);
+	peer_expect_closed(busy);
+	assert_int_equal(world_connections(0), 0);
+	peer_free(idle);
+	peer_free(busy);
+}
+
+/* Drain: those who do not log out are served until their time is up; then what runs is answered, and
+ * what waits for data is not waited for. */
 static void
 test_drain(void **state)
 {
 	struct peer *busy = peer_session(NULL), *idle = peer_session(NULL), *login = peer_new(0),
-		    *late;
+		    *discovery = peer_new(0), *late;
 	struct pdu *pdu;
 
 	(void)state;
+	peer_discover(discovery);
 	volume_script_hold(world.script, true);
 	peer_read10(busy, 0, 8);
 	peer_send(busy, NULL, 0);
@@ -200,11 +259,22 @@ test_drain(void **state)
 	peer_send(busy, NULL, 0);
 	peer_expect(busy, ISCSI_R2T);
 	iscsi_frontend.drain(loop_by_index(0));
+	virtual_run_until_idle();
+	assert_false(peer_open(login));
+	assert_false(peer_open(discovery));
+	expect_asked(busy);
+	expect_asked(idle);
+	virtual_advance(LIMIT_ISCSI_LOGOUT - SECOND_NS - 1);
+	peer_start(idle, ISCSI_NOP_OUT);
+	peer_send(idle, NULL, 0);
+	peer_expect(idle, ISCSI_NOP_IN);
+	virtual_advance(2 * SECOND_NS);
+	expect_dropped(idle);
+	expect_dropped(busy);
+	peer_expect_closed(idle);
 	peer_read10(busy, 8, 8);
 	peer_send(busy, NULL, 0);
 	virtual_run_until_idle();
-	assert_false(peer_open(idle));
-	assert_false(peer_open(login));
 	assert_true(peer_open(busy));
 	assert_int_equal(world_connections(0), 1);
 	late = peer_new(0);
@@ -217,6 +287,7 @@ test_drain(void **state)
 	peer_free(busy);
 	peer_free(idle);
 	peer_free(login);
+	peer_free(discovery);
 	peer_free(late);
 }
 
@@ -304,6 +375,7 @@ test_volume_gone(void **state)
 	assert_true(peer_open(peer));
 	volume_script_hold(world.script, false);
 	volume_script_complete_all(world.script, 0);
+	expect_dropped(peer);
 	peer_expect(peer, ISCSI_DATA_IN);
 	peer_expect_closed(peer);
 	assert_true(peer_open(discovery));
@@ -347,6 +419,7 @@ main(void)
 		WORLD_TEST(test_disk_stalls_for_minutes),
 		WORLD_TEST(test_stream_errors),
 		WORLD_TEST(test_drain),
+		WORLD_TEST(test_drain_by_logout),
 		WORLD_TEST(test_abort),
 		WORLD_TEST(test_visit),
 		WORLD_TEST(test_volume_gone),
