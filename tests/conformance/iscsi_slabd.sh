@@ -1,6 +1,6 @@
 #!/bin/bash
-# iscsicheck against slabd: memory and file, blocks of 512 and 4096 bytes, with and without CHAP. A FAIL or a warn
-# fails this test.
+# iscsicheck against slabd: memory and file, blocks of 512 and 4096 bytes, with and without CHAP, and over TLS.
+# A FAIL or a warn fails this test.
 # shellcheck source=tests/conformance/lib.sh
 . "$(dirname "$0")/lib.sh"
 iscsicheck=$build/iscsicheck
@@ -14,13 +14,14 @@ start() {
 		grep -qs '^ready$' "$dir/err" && break
 		sleep 0.05
 	done
-	port=$(sed -n 's/^iscsi 127\.0\.0\.1:\([0-9]*\).*/\1/p' "$dir/err" | head -1)
+	port=$(sed -n 's/^iscsi \(tls:\)*127\.0\.0\.1:\([0-9]*\).*/\2/p' "$dir/err" | head -1)
 }
 
-# check NAME USER@ LUN PARAMETERS
+# check NAME USER@ LUN PARAMETERS; over TLS with scheme=iscsis
+scheme=iscsi
 check() {
 	number=$((number + 1))
-	"$iscsicheck" "iscsi://${2}127.0.0.1:$port/iqn.2026-11.localhost.slabd:$3/0$4" >"$dir/out" 2>&1
+	"$iscsicheck" "$scheme://${2}127.0.0.1:$port/iqn.2026-11.localhost.slabd:$3/0$4" >"$dir/out" 2>&1
 	cat "$dir/out" >>"$dir/all"
 	local found
 	found=$(awk '/^not ok|# warn:/ {for (i = 1; i < NF; i++) if ($i == "-") {print $(i + 1); break}}' \
@@ -55,6 +56,13 @@ YAML
 chmod 600 "$dir/chap.yaml"
 start -c "$dir/chap.yaml"
 check "CHAP" "alice%secretsecret12@" c "?target_user=thetarget&target_password=targetsecret12"
+
+openssl req -x509 -newkey rsa:2048 -nodes -keyout "$dir/ca-key.pem" -out "$dir/ca-cert.pem" -days 2 \
+	-subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 2>/dev/null
+chmod 600 "$dir/ca-key.pem"
+start --iscsi tls:127.0.0.1:0 --tls-cert "$dir/ca-cert.pem" --tls-key "$dir/ca-key.pem" t=memory:64M
+scheme=iscsis
+check "TLS" "" t "?tls-certificates=$dir"
 
 awk '/^(not )?ok / {for (i = 1; i < NF; i++) if ($i == "-") {id = $(i + 1); break}
 	seen[id] = 1; if (!/# SKIP/) ran[id] = 1}

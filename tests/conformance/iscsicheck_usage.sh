@@ -54,6 +54,10 @@ is "a LUN that is no number is refused" 2 "$(status iscsi://localhost/iqn.2026-1
 is "a user without secret is refused" 2 "$(status iscsi://alice@localhost/iqn.2026-11.localhost:a/0)"
 is "an unknown parameter is refused" 2 "$(status "$disk?colour=red")"
 is "a target_user without target_password is refused" 2 "$(status "$disk?target_user=x")"
+is "a TLS parameter without TLS is refused" 2 "$(status "$disk?tls-psk-file=$dir/none")"
+is "a missing PSK file is refused" 2 "$(status "${disk/iscsi:/iscsis:}?tls-psk-file=$dir/none")"
+is "TLS where there is none exits 2" 2 "$(status "${disk/iscsi:/iscsis:}")"
+is "and is told" 1 "$(grep -c 'expected a TLS handshake' "$dir/err")"
 is "a bad host is refused" 2 "$(status 'iscsi://[::1/iqn.2026-11.localhost:a/0')"
 
 is "nobody there exits 2" 2 "$(status iscsi://127.0.0.1:1/iqn.2026-11.localhost:a/0)"

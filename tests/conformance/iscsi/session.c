@@ -3,6 +3,14 @@
 
 enum { SEGMENT_MAX = 1 << 24 };
 
+static void
+start_tls(struct session *s)
+{
+	const struct uri *uri = &s->test->target->uri;
+	if (uri->with_tls && !conn_start_tls(s->conn, tls_new(&uri->tls, uri->host, 0, 0)))
+		fail(s->test, "a TLS handshake", "%s", conn_tls_error(s->conn));
+}
+
 struct session *
 session_connect(struct test *t)
 {
@@ -10,6 +18,7 @@ session_connect(struct test *t)
 	uint64_t random = test_random(t);
 	s->test = t;
 	s->conn = conn_open(t);
+	start_tls(s);
 	s->cmd_sn = (uint32_t)(random >> 32);
 	s->max_cmd_sn = s->exp_cmd_sn = s->cmd_sn;
 	s->next_tag = (uint32_t)random & 0xffffff;

@@ -10,7 +10,8 @@ const char program_name[] = "iscsicheck";
 const char program_subject[] = "logical unit";
 const char program_peer[] = "target";
 const char program_uris[] =
-	"iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN[?target_user=NAME&target_password=SECRET]";
+	"iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN[?target_user=NAME&target_password=SECRET], iscsis "
+	"with TLS";
 
 enum { READ_CAPACITY_10 = 0x25, MODE_SENSE_6 = 0x1a, READ_CAPACITY_16 = 0x9e, SIZE_MIN = 4 << 20 };
 
@@ -18,7 +19,9 @@ int
 target_open(struct target *target, const char *uri, char *why, size_t why_size)
 {
 	target->uri_text = uri;
-	return uri_parse(uri, &target->uri, why, why_size);
+	if (uri_parse(uri, &target->uri, why, why_size) != 0)
+		return -1;
+	return target->uri.with_tls ? tls_open(&target->uri.tls, why, why_size) : 0;
 }
 
 int

@@ -1,7 +1,6 @@
 #include "config.h"
 #include "uri.h"
 
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,8 +43,9 @@ parse_host(const char *text, const char *end, struct uri *uri)
 	return uri->host[0] != '\0';
 }
 
+/* False with the unknown or malformed parameter in why. */
 static bool
-parse_parameters(const char *text, struct uri *uri)
+parse_parameters(const char *text, struct uri *uri, char *why, size_t why_size)
 {
 	while (*text != '\0') {
 		size_t length = strcspn(text, "&");
@@ -56,24 +56,36 @@ parse_parameters(const char *text, struct uri *uri)
 			       : name == 15 && memcmp(text, "target_password", 15) == 0
 				       ? &uri->target_secret
 				       : NULL;
-		if (field == NULL || value == NULL)
+		char *copy = value != NULL ? strndup(value + 1, length - name - 1) : NULL;
+		if (field != NULL && copy != NULL) {
+			free(*field);
+			*field = copy;
+		} else if (copy == NULL || !uri->with_tls ||
+			   !tls_parameter(&uri->tls, text, name, copy)) {
+			free(copy);
+			snprintf(why, why_size, "parameter \"%.*s\" is not understood", (int)length,
+				text);
 			return false;
-		free(*field);
-		*field = strndup(value + 1, length - name - 1);
+		}
 		text += length + (text[length] == '&');
 	}
-	return (uri->target_user == NULL) == (uri->target_secret == NULL);
+	if ((uri->target_user == NULL) != (uri->target_secret == NULL)) {
+		snprintf(why, why_size, "target_user and target_password belong together");
+		return false;
+	}
+	return true;
 }
 
 int
 uri_parse(const char *text, struct uri *uri, char *why, size_t why_size)
 {
-	*uri = (struct uri){0};
-	if (strncmp(text, "iscsi://", 8) != 0) {
-		snprintf(why, why_size, "iscsi:// was expected");
+	*uri = (struct uri){.tls.verify = true};
+	uri->with_tls = strncmp(text, "iscsis://", 9) == 0;
+	if (!uri->with_tls && strncmp(text, "iscsi://", 8) != 0) {
+		snprintf(why, why_size, "iscsi:// or iscsis:// was expected");
 		return -1;
 	}
-	text += 8;
+	text += uri->with_tls ? 9 : 8;
 	const char *query = strchr(text, '?');
 	const char *end = query != NULL ? query : text + strlen(text);
 	const char *slash = memchr(text, '/', (size_t)(end - text));
@@ -98,10 +110,8 @@ uri_parse(const char *text, struct uri *uri, char *why, size_t why_size)
 		snprintf(why, why_size, "\"%.*s\" is not HOST:PORT", (int)(slash - text), text);
 		goto fail;
 	}
-	if (query != NULL && !parse_parameters(query + 1, uri)) {
-		snprintf(why, why_size, "the parameters are target_user and target_password, both");
+	if (query != NULL && !parse_parameters(query + 1, uri, why, why_size))
 		goto fail;
-	}
 	return 0;
 fail:
 	uri_free(uri);
@@ -118,5 +128,6 @@ uri_free(struct uri *uri)
 	free(uri->secret);
 	free(uri->target_user);
 	free(uri->target_secret);
+	tls_close(&uri->tls);
 	*uri = (struct uri){0};
 }

@@ -4,12 +4,7 @@
 #include "conn.h"
 #include "session.h"
 
-#include <errno.h>
-#include <openssl/ssl.h>
-#include <openssl/x509v3.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 const char program_name[] = "nbdcheck";
 const char program_subject[] = "export";
@@ -17,130 +12,13 @@ const char program_peer[] = "server";
 const char program_uris[] = "nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, nbds and "
 			    "nbds+unix with TLS";
 
-enum { PSK_MAX = 64, IDENTITY_MAX = 128 };
-
-/* The key of OpenSSL's callback, which knows no better place to keep it. */
-static struct {
-	char identity[IDENTITY_MAX];
-	uint8_t key[PSK_MAX];
-	unsigned key_length;
-} psk;
-
-static unsigned
-give_psk(SSL *ssl, const char *hint, char *identity, unsigned identity_size, unsigned char *key,
-	unsigned key_size)
-{
-	(void)ssl;
-	(void)hint;
-	if (strlen(psk.identity) >= identity_size || psk.key_length > key_size)
-		return 0;
-	memcpy(identity, psk.identity, strlen(psk.identity) + 1);
-	memcpy(key, psk.key, psk.key_length);
-	return psk.key_length;
-}
-
-static bool
-parse_hex(const char *text)
-{
-	psk.key_length = 0;
-	for (; text[0] != '\0' && text[1] != '\0' && psk.key_length < PSK_MAX; text += 2) {
-		unsigned byte;
-		int used = 0;
-		if (sscanf(text, "%2x%n", &byte, &used) != 1 || used != 2)
-			return false;
-		psk.key[psk.key_length++] = (uint8_t)byte;
-	}
-	return text[0] == '\0' && psk.key_length > 0;
-}
-
-/* "identity:hexkey" lines; the wanted identity's, or the first if none is wanted. */
-static int
-load_psk(const char *path, const char *identity, char *why, size_t why_size)
-{
-	FILE *file = fopen(path, "re");
-	if (file == NULL) {
-		snprintf(why, why_size, "%s: %s", path, strerror(errno));
-		return -1;
-	}
-	char line[512];
-	bool found = false;
-	while (!found && fgets(line, sizeof line, file) != NULL) {
-		line[strcspn(line, "\r\n")] = '\0';
-		char *colon = strchr(line, ':');
-		if (colon == NULL || line[0] == '#' || colon - line >= IDENTITY_MAX)
-			continue;
-		*colon = '\0';
-		if (identity != NULL && strcmp(identity, line) != 0)
-			continue;
-		memcpy(psk.identity, line, (size_t)(colon - line) + 1);
-		found = parse_hex(colon + 1);
-	}
-	fclose(file);
-	if (!found)
-		snprintf(why, why_size, "%s: no line \"%s:HEXKEY\"", path,
-			identity != NULL ? identity : "IDENTITY");
-	return found ? 0 : -1;
-}
-
-/* The files that libnbd looks for in the same directory; those that are missing are not used. */
-static int
-load_certificates(struct target *target, const char *directory, char *why, size_t why_size)
-{
-	char path[3][4096];
-	static const char *const names[] = {"ca-cert.pem", "client-cert.pem", "client-key.pem"};
-	for (int i = 0; i < 3; i++)
-		snprintf(path[i], sizeof path[i], "%s/%s", directory, names[i]);
-	FILE *ca = fopen(path[0], "re");
-	FILE *cert = fopen(path[1], "re");
-	if (ca == NULL && cert == NULL) {
-		snprintf(why, why_size, "%s: neither ca-cert.pem nor client-cert.pem is there",
-			directory);
-		return -1;
-	}
-	int rc = 0;
-	if (ca != NULL) {
-		fclose(ca);
-		if (SSL_CTX_load_verify_file(target->ssl, path[0]) != 1)
-			rc = -1;
-		else if (target->uri.tls_verify)
-			SSL_CTX_set_verify(target->ssl, SSL_VERIFY_PEER, NULL);
-	}
-	if (cert != NULL) {
-		fclose(cert);
-		if (SSL_CTX_use_certificate_chain_file(target->ssl, path[1]) != 1 ||
-			SSL_CTX_use_PrivateKey_file(target->ssl, path[2], SSL_FILETYPE_PEM) != 1)
-			rc = -1;
-	}
-	if (rc != 0)
-		snprintf(why, why_size, "%s: a certificate or key there cannot be used", directory);
-	return rc;
-}
-
 int
 target_open(struct target *target, const char *uri, char *why, size_t why_size)
 {
 	target->uri_text = uri;
 	if (uri_parse(uri, &target->uri, why, why_size) != 0)
 		return -1;
-	target->ssl = SSL_CTX_new(TLS_client_method());
-	if (target->ssl == NULL) {
-		snprintf(why, why_size, "OpenSSL cannot be used");
-		return -1;
-	}
-	SSL_CTX_set_mode(
-		target->ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-	const struct uri *u = &target->uri;
-	if (u->tls_certificates != NULL &&
-		load_certificates(target, u->tls_certificates, why, why_size) != 0)
-		return -1;
-	if (u->tls_psk_file != NULL) {
-		if (load_psk(u->tls_psk_file, u->tls_username, why, why_size) != 0)
-			return -1;
-		SSL_CTX_set_psk_client_callback(target->ssl, give_psk);
-		/* Up to TLS 1.2; GnuTLS gives up on suites that want a certificate too. */
-		SSL_CTX_set_cipher_list(target->ssl, "kECDHEPSK:kDHEPSK:kPSK");
-	}
-	return 0;
+	return tls_open(&target->uri.tls, why, why_size);
 }
 
 int
@@ -152,40 +30,15 @@ target_connect(const struct target *target, int64_t left_ns, int *error)
 	return conn_connect_tcp(uri->host, uri->port != NULL ? uri->port : "10809", left_ns, error);
 }
 
-/* The name that the certificate must bear, unless the address or the user says otherwise. */
-static void
-set_verification(SSL *ssl, const struct uri *uri)
-{
-	const char *name = uri->tls_hostname != NULL ? uri->tls_hostname : uri->host;
-	if (name == NULL || name[0] == '\0')
-		return;
-	if (X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) == 1)
-		return;
-	SSL_set_tlsext_host_name(ssl, name);
-	if (SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE)
-		SSL_set1_host(ssl, name);
-}
-
-SSL *
+struct ssl_st *
 target_new_tls(const struct target *target, int min_version, int max_version)
 {
-	SSL *ssl = SSL_new(target->ssl);
-	if (ssl == NULL)
-		return NULL;
-	set_verification(ssl, &target->uri);
-	if (max_version != 0 && max_version < TLS1_2_VERSION) {
-		SSL_set_security_level(ssl, 0);
-		SSL_set_cipher_list(ssl, "ALL:@SECLEVEL=0");
-	}
-	SSL_set_min_proto_version(ssl, min_version);
-	SSL_set_max_proto_version(ssl, max_version);
-	return ssl;
+	return tls_new(&target->uri.tls, target->uri.host, min_version, max_version);
 }
 
 void
 target_close(struct target *target)
 {
-	SSL_CTX_free(target->ssl);
 	uri_free(&target->uri);
 }
 
@@ -203,9 +56,9 @@ probe_tls(struct test *t, struct target *target)
 	uint32_t starttls = list != 0 ? option_try(s, OPT_STARTTLS, NULL, 0) : 0;
 	target->tls_offered = starttls == REP_ACK;
 	conn_close(s->conn);
-	if ((target->uri.tls || target->tls_forced) && !target->tls_offered)
+	if ((target->uri.with_tls || target->tls_forced) && !target->tls_offered)
 		fail(t, "STARTTLS answered with ACK", "%s", reply_name(starttls));
-	target->tls = target->uri.tls || target->tls_forced;
+	target->tls = target->uri.with_tls || target->tls_forced;
 }
 
 static void

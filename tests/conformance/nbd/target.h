@@ -8,7 +8,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct ssl_ctx_st;
 struct ssl_st;
 struct test;
 
@@ -43,7 +42,6 @@ enum need {
 struct target {
 	struct uri uri;
 	const char *uri_text;
-	struct ssl_ctx_st *ssl;
 	bool read_only; /* --read-only: nothing is written */
 	double deadline;
 

@@ -59,7 +59,7 @@ parse_scheme(const char *text, size_t length, struct uri *uri)
 	for (unsigned i = 0; i < 4; i++) {
 		if (strlen(schemes[i]) != length || memcmp(schemes[i], text, length) != 0)
 			continue;
-		uri->tls = i & 1;
+		uri->with_tls = i & 1;
 		uri->unix_socket = i & 2;
 		return true;
 	}
@@ -73,7 +73,7 @@ parse_authority(const char *text, size_t length, struct uri *uri)
 	const char *end = text + length;
 	const char *at = memchr(text, '@', length);
 	if (at != NULL) {
-		uri->tls_username = decode_string(text, (size_t)(at - text));
+		uri->tls.username = decode_string(text, (size_t)(at - text));
 		text = at + 1;
 	}
 	const char *host_end =
@@ -99,36 +99,19 @@ static bool
 parse_parameter(
 	const char *name, size_t name_length, const char *value, size_t length, struct uri *uri)
 {
-	const struct {
-		const char *name;
-		char **field;
-	} strings[] = {
-		{"tls-hostname", &uri->tls_hostname},
-		{"tls-certificates", &uri->tls_certificates},
-		{"tls-psk-file", &uri->tls_psk_file},
-		{"tls-username", &uri->tls_username},
-	};
-	for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) {
-		if (strlen(strings[i].name) != name_length ||
-			memcmp(strings[i].name, name, name_length) != 0)
-			continue;
-		free(*strings[i].field);
-		*strings[i].field = decode_string(value, length);
-		return *strings[i].field != NULL;
-	}
 	if (name_length == 6 && memcmp(name, "socket", 6) == 0) {
 		free(uri->socket);
 		uri->socket = decode(value, length, &uri->socket_length);
 		return uri->socket != NULL && uri->socket_length > 0;
 	}
-	if (name_length == 15 && memcmp(name, "tls-verify-peer", 15) == 0) {
-		uri->tls_verify = length == 1 && *value == '1';
-		return length == 1 && (*value == '0' || *value == '1');
-	}
 	/* What the certificate directory or the PSK file says already. */
 	if (name_length == 8 && memcmp(name, "tls-type", 8) == 0)
 		return (length == 4 && memcmp(value, "x509", 4) == 0) ||
 		       (length == 3 && memcmp(value, "psk", 3) == 0);
+	char *decoded = decode_string(value, length);
+	if (decoded != NULL && tls_parameter(&uri->tls, name, name_length, decoded))
+		return true;
+	free(decoded);
 	return false;
 }
 
@@ -153,7 +136,7 @@ parse_query(const char *query, struct uri *uri, char *why, size_t why_size)
 int
 uri_parse(const char *text, struct uri *uri, char *why, size_t why_size)
 {
-	*uri = (struct uri){.tls_verify = true};
+	*uri = (struct uri){.tls.verify = true};
 	const char *rest = strstr(text, "://");
 	if (rest == NULL || !parse_scheme(text, (size_t)(rest - text), uri)) {
 		snprintf(
@@ -202,9 +185,6 @@ uri_free(struct uri *uri)
 	free(uri->port);
 	free(uri->socket);
 	free(uri->export_name);
-	free(uri->tls_hostname);
-	free(uri->tls_certificates);
-	free(uri->tls_psk_file);
-	free(uri->tls_username);
+	tls_close(&uri->tls);
 	*uri = (struct uri){0};
 }

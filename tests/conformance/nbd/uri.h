@@ -2,17 +2,15 @@
 #ifndef NBDCHECK_URI_H
 #define NBDCHECK_URI_H
 
-#include <stdbool.h>
-#include <stddef.h>
+#include "tls.h"
 
 struct uri {
-	bool unix_socket, tls;
+	bool unix_socket, with_tls;
 	char *host, *port; /* TCP */
 	char *socket;      /* unix; an abstract name begins with NUL */
 	size_t socket_length;
 	char *export_name; /* may be empty, never NULL */
-	char *tls_hostname, *tls_certificates, *tls_psk_file, *tls_username;
-	bool tls_verify;
+	struct tls tls;
 };
 
 /* 0, or -1 with the reason in why. On success the strings are the caller's, for uri_free(). */
