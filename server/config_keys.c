@@ -154,7 +154,8 @@ static const struct config_key iscsi_listen_keys[] = {
 	{"group", KEY_U16, IN(conf_listen, group), .min = 1, .max = 65535, .fallback = "1",
 		.help = "Target portal group tag."},
 	{"advertise", KEY_TEXT, IN(conf_listen, advertise),
-		.help = "HOST:PORT told to initiators instead of the address that they reached."},
+		.help = "HOST:PORT told to initiators instead of the address that they reached; "
+			"port 0: the one that is listened on."},
 	{0},
 };
 

@@ -5,6 +5,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -27,8 +28,9 @@ struct listener {
 	socklen_t length;
 	int fd;
 	bool tls;
-	char text[ADDRESS_TEXT]; /* as bound */
-	struct portal *portal;   /* iSCSI */
+	char text[ADDRESS_TEXT];      /* as bound */
+	char advertise[ADDRESS_TEXT]; /* where it is not what the configuration says */
+	struct portal *portal;        /* iSCSI */
 	struct reception reception;
 };
 
@@ -259,6 +261,20 @@ relative_port(uint16_t group)
 	return (uint16_t)(last + 1);
 }
 
+/* What initiators are told: to advertise port 0 is to advertise the one that was bound. */
+static const char *
+advertised_address(struct listener *listener)
+{
+	const char *text = listener->conf ? listener->conf->advertise : NULL;
+	const char *port = text ? strrchr(text, ':') : NULL;
+
+	if (!port || strtoul(port + 1, NULL, 10) != 0)
+		return text;
+	snprintf(listener->advertise, sizeof(listener->advertise), "%.*s%s", (int)(port - text),
+		text, strrchr(listener->text, ':'));
+	return listener->advertise;
+}
+
 int
 listeners_bind(struct error *error)
 {
@@ -278,7 +294,7 @@ listeners_bind(struct error *error)
 		group = listener->conf ? listener->conf->group : 1;
 		listener->portal = &portals[nportals];
 		portals[nportals] = (struct portal){.address = listener->text,
-			.advertise = listener->conf ? listener->conf->advertise : NULL,
+			.advertise = advertised_address(listener),
 			.group = group,
 			.tls = listener->tls,
 			.relative_id = relative_port(group)};

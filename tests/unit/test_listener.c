@@ -109,6 +109,34 @@ passed_sockets_are_adopted(void **state)
 	config_free(&config);
 }
 
+/* Told is what the operator says, but for a port that only the kernel knows. */
+static void
+advertised_port_0_is_the_bound_one(void **state)
+{
+	const struct portal *portals;
+	struct error error;
+	char bound[64];
+	size_t count;
+
+	(void)state;
+	configure(VOLUME "nbd: {listen: []}\niscsi: {listen: [\n"
+			 "  {address: \"127.0.0.1:0\", advertise: \"192.0.2.7:0\"},\n"
+			 "  {address: \"127.0.0.2:0\", advertise: \"[2001:db8::7]:0\"},\n"
+			 "  {address: \"127.0.0.3:0\", advertise: \"192.0.2.7:10\"}]}\n");
+	assert_int_equal(listeners_resolve(&config.conf, &error), 0);
+	assert_int_equal(listeners_bind(&error), 0);
+	portals = listeners_portals(&count);
+	assert_true(count >= 3);
+	portals += count - 3;
+	snprintf(bound, sizeof(bound), "192.0.2.7%s", strrchr(portals[0].address, ':'));
+	assert_string_equal(portals[0].advertise, bound);
+	snprintf(bound, sizeof(bound), "[2001:db8::7]%s", strrchr(portals[1].address, ':'));
+	assert_string_equal(portals[1].advertise, bound);
+	assert_string_equal(portals[2].advertise, "192.0.2.7:10");
+	listeners_stop();
+	config_free(&config);
+}
+
 static int addresses[8];
 static unsigned naddresses;
 
@@ -263,6 +291,7 @@ main(void)
 		cmocka_unit_test(beyond_loopback_needs_a_word),
 		cmocka_unit_test(unknown_host_is_named),
 		cmocka_unit_test(passed_sockets_are_adopted),
+		cmocka_unit_test(advertised_port_0_is_the_bound_one),
 		cmocka_unit_test(port_in_use_is_explained),
 		cmocka_unit_test(connections_are_spread_limited_and_drained),
 	};
