@@ -101,7 +101,8 @@ fi
 
 if have shellcheck; then
 	for script in autogen.sh .ci/run contrib/deps contrib/quickstart contrib/check contrib/step.sh \
-		tests/lib/*.sh tests/interop/*.sh tests/bench/run; do
+		tests/lib/*.sh tests/interop/*.sh tests/bench/run tests/vm/*.sh tests/vm/init \
+		tests/vm/make_image tests/vm/scenarios/*.sh; do
 		[ ! -f "$script" ] || scripts+=("$script")
 	done
 	# SC2317: functions that are called by name look unreachable to it.

@@ -18,6 +18,8 @@ tap_failed=0
 slabd_pid=
 # What start_slabd sets: HOST:PORT, HOST:PORT, paths.
 NBD='' ISCSI='' NBD_SOCKET=$dir/nbd.sock CONTROL=$dir/control.sock SLABD_LOG=$dir/slabd.log
+# Where start_slabd lets it listen; a test that configures listeners itself changes it.
+slabd_listens=(--nbd 127.0.0.1:0 --nbd "unix:$NBD_SOCKET" --iscsi 127.0.0.1:0)
 
 end_test() {
 	local rc=$?
@@ -154,8 +156,8 @@ slabd_running() {
 start_slabd() {
 	local tries=0 word address _
 	: >"$SLABD_LOG"
-	"${SLABD_PROGRAM:-$SLABD_BUILD/slabd}" --nbd 127.0.0.1:0 --nbd "unix:$NBD_SOCKET" \
-		--iscsi 127.0.0.1:0 --control "$CONTROL" --loops 2 "$@" >>"$SLABD_LOG" 2>&1 </dev/null &
+	"${SLABD_PROGRAM:-$SLABD_BUILD/slabd}" "${slabd_listens[@]}" --control "$CONTROL" --loops 2 "$@" \
+		>>"$SLABD_LOG" 2>&1 </dev/null &
 	slabd_pid=$!
 	until grep -qx ready "$SLABD_LOG"; do
 		tries=$((tries + 1))
