@@ -93,6 +93,11 @@
 #define LIMIT_SCSI_LUNS         16384 /* of a target: flat space addressing. SAM-5 4.7.7.3 */
 #define LIMIT_SCSI_UNMAP        256 /* descriptors in one UNMAP */
 #define LIMIT_SCSI_NAMED        16 /* initiator ports in one PERSISTENT RESERVE OUT */
+#define LIMIT_SCSI_COPIES        16 /* EXTENDED COPYs of a nexus and unit, running or remembered */
+#define LIMIT_SCSI_COPY_TARGETS  16 /* CSCD descriptors in one */
+#define LIMIT_SCSI_COPY_SEGMENTS 64
+#define LIMIT_SCSI_COPY_LIST     (32 * (LIMIT_SCSI_COPY_TARGETS + LIMIT_SCSI_COPY_SEGMENTS))
+#define LIMIT_SCSI_COPY_SEGMENT  (256 * 1024 * 1024)
 #define LIMIT_SCSI_WRITE_SAME   (4 * GIB)
 
 /* Peers */

@@ -41,6 +41,7 @@ void volume_put(struct volume *volume);
 /* Any thread; constant for the volume's life. */
 const char *volume_name(const struct volume *volume);
 const struct conf_volume *volume_conf(const struct volume *volume);
+const uint8_t *volume_uuid(const struct volume *volume); /* 16 bytes, as in blk_info */
 
 /* From now on requests and blk_open() get -ESHUTDOWN; what is in flight finishes. */
 void volume_set_going(struct volume *volume);

@@ -360,6 +360,12 @@ volume_name(const struct volume *volume)
 	return volume->name;
 }
 
+const uint8_t *
+volume_uuid(const struct volume *volume)
+{
+	return volume->info.uuid;
+}
+
 const struct conf_volume *
 volume_conf(const struct volume *volume)
 {

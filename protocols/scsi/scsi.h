@@ -36,6 +36,7 @@ enum scsi_status {
 
 struct scsi_opcode; /* a row of the table */
 struct scsi_unit;   /* a LUN as one nexus sees it */
+struct scsi_copy;   /* an EXTENDED COPY */
 union scsi_scratch; /* vectors and lists of a command that needs its own */
 
 struct scsi_task {
@@ -70,6 +71,9 @@ struct scsi_task {
 	uint64_t verified;       /* bytes of them that were looked at */
 	struct iovec piece;
 	bool cancelled; /* no further block request of it is begun */
+	/* Of one that waits for what is no block request of its own: scsi_finish() for it. */
+	void (*withdraw)(struct scsi_task *task);
+	struct scsi_copy *copy; /* EXTENDED COPY */
 	unsigned step;  /* within a command of several block requests */
 	unsigned pending;
 	union scsi_scratch *scratch;

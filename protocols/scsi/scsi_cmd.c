@@ -118,6 +118,31 @@ const struct scsi_opcode scsi_opcodes[] = {
 		ACCESS_STATUS, {SA_REGISTER_AND_IGNORE, 0xff, 0, 0, FF4}, prepare_reserve_out, execute_reserve_out},
 	{"PERSISTENT RESERVE OUT, REGISTER AND MOVE", OP_RESERVE_OUT, SA_REGISTER_AND_MOVE, 10, ROW_ACTION,
 		ACCESS_STATUS, {SA_REGISTER_AND_MOVE, 0xff, 0, 0, FF4}, prepare_reserve_out, execute_reserve_out},
+	/* SPC-4 5.13.1, as WRITE: what the copy reads and writes is looked at when it does */
+	{"EXTENDED COPY(LID1)", OP_EXTENDED_COPY, SA_EXTENDED_COPY_LID1, 16, ROW_ACTION | MEDIUM,
+		ACCESS_WRITE, {SA_EXTENDED_COPY_LID1, Z8, FF4},
+		prepare_extended_copy, execute_extended_copy},
+	{"EXTENDED COPY(LID4)", OP_EXTENDED_COPY, SA_EXTENDED_COPY_LID4, 16, ROW_ACTION | MEDIUM,
+		ACCESS_WRITE, {SA_EXTENDED_COPY_LID4, Z8, FF4},
+		prepare_extended_copy, execute_extended_copy},
+	{"COPY OPERATION ABORT", OP_EXTENDED_COPY, SA_COPY_ABORT, 16, ROW_ACTION,
+		ACCESS_WRITE, {SA_COPY_ABORT, FF4},
+		prepare_copy_abort, execute_copy_abort},
+	{"RECEIVE COPY STATUS(LID1)", OP_COPY_RESULTS, SA_COPY_STATUS_LID1, 16, ROW_ACTION,
+		ACCESS_WRITE, {SA_COPY_STATUS_LID1, 0xff, Z5, 0, 0, FF4},
+		prepare_copy_results, execute_copy_results},
+	{"RECEIVE COPY DATA(LID1)", OP_COPY_RESULTS, SA_COPY_DATA, 16, ROW_ACTION,
+		ACCESS_WRITE, {SA_COPY_DATA, 0xff, Z5, 0, 0, FF4},
+		prepare_copy_results, execute_copy_results},
+	{"RECEIVE COPY OPERATING PARAMETERS", OP_COPY_RESULTS, SA_COPY_PARAMETERS, 16, ROW_ACTION,
+		ACCESS_WRITE, {SA_COPY_PARAMETERS, Z8, FF4},
+		prepare_copy_results, execute_copy_results},
+	{"RECEIVE COPY FAILURE DETAILS(LID1)", OP_COPY_RESULTS, SA_COPY_FAILED_SEGMENT, 16, ROW_ACTION,
+		ACCESS_WRITE, {SA_COPY_FAILED_SEGMENT, 0xff, Z5, 0, 0, FF4},
+		prepare_copy_results, execute_copy_results},
+	{"RECEIVE COPY STATUS(LID4)", OP_COPY_RESULTS, SA_COPY_STATUS_LID4, 16, ROW_ACTION,
+		ACCESS_WRITE, {SA_COPY_STATUS_LID4, FF4, Z3, 0, FF4},
+		prepare_copy_results, execute_copy_results},
 	{"READ(16)", OP_READ_16, 0, 16, READS, ACCESS_READ, {CDB_DPO | CDB_FUA, FF8, FF4},
 		prepare_read, execute_read},
 	{"COMPARE AND WRITE", OP_COMPARE_AND_WRITE, 0, 16, WRITES | ROW_EXACT, ACCESS_WRITE, {CDB_DPO | CDB_FUA, FF8, Z3, 0xff},
@@ -179,7 +204,7 @@ scsi_start(void)
 	for (unsigned i = scsi_opcodes_count; i-- > 0;)
 		first_row[scsi_opcodes[i].opcode] = (uint8_t)(i + 1);
 	scratch_cache = slab_cache_new("scsi_scratch", sizeof(union scsi_scratch), 4096, 0, NULL);
-	if (!scratch_cache || iobuf_start() < 0 || scsi_unit_start() < 0) {
+	if (!scratch_cache || iobuf_start() < 0 || scsi_unit_start() < 0 || scsi_copy_start() < 0) {
 		scsi_stop();
 		return -ENOMEM;
 	}
@@ -190,6 +215,7 @@ void
 scsi_stop(void)
 {
 	scsi_unit_stop();
+	scsi_copy_stop();
 	if (scratch_cache)
 		slab_cache_free(scratch_cache);
 	scratch_cache = NULL;
@@ -378,6 +404,7 @@ scsi_execute(struct scsi_task *task)
 	task->blk = (struct blk_request){0};
 	task->pending = 1;
 	task->cancelled = false;
+	task->withdraw = NULL;
 	task->opcode->execute(task);
 }
 
@@ -385,7 +412,10 @@ void
 scsi_cancel(struct scsi_task *task)
 {
 	task->cancelled = true;
-	blk_cancel(&task->blk);
+	if (task->withdraw)
+		task->withdraw(task);
+	else
+		blk_cancel(&task->blk);
 }
 
 bool

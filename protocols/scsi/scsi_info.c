@@ -90,7 +90,7 @@ put_standard_inquiry(const struct scsi_task *task, struct writer *w)
 	writer_u8(w, 0x06); /* SPC-4 */
 	writer_u8(w, 0x12); /* HISUP, response data format 2 */
 	writer_u8(w, 96 - 5);
-	writer_u8(w, 0x10);                               /* TPGS 01b: implicit asymmetric access */
+	writer_u8(w, 0x18); /* TPGS 01b: implicit asymmetric access; 3PC */
 	writer_u8(w, task->nexus->nports > 1 ? 0x10 : 0); /* MULTIP */
 	writer_u8(w, 0x02);                               /* CMDQUE */
 	scsi_put_ascii(w, scsi_vendor(unit), 8);

@@ -94,6 +94,8 @@ struct scsi_unit {
 	unsigned settings;
 	unsigned attentions; /* ATTENTION_*, pending */
 
+	struct scsi_copy *copies; /* running, and the latest that are over */
+
 	uint64_t logged; /* loop_now() of the last failure logged, and those kept silent since */
 	unsigned unlogged;
 
@@ -182,6 +184,9 @@ scsi_unit_read_only(const struct scsi_unit *unit)
 
 /* The unit a LUN names, opened when new. 0, -ENXIO: no such LUN, or -ENOMEM. */
 int scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit **unit);
+/* The same for the unit whose volume's uuid is the one; of several, one that may be written. */
+int scsi_nexus_find(struct scsi_nexus *nexus, bool (*match)(const uint8_t uuid[16], const void *arg),
+	const void *arg, struct scsi_unit **unit);
 /* A LUN of that number, offered to the nexus now; NULL. */
 const struct lun *scsi_nexus_lun(const struct scsi_nexus *nexus, unsigned number);
 /* Looks at what is offered now. Units whose LUN is another's, or nobody's, are let go; the others get
@@ -271,6 +276,8 @@ struct scsi_sense {
 	bool field_in_cdb;
 	uint16_t field;
 	uint64_t information;
+	bool has_specific; /* COMMAND-SPECIFIC INFORMATION */
+	uint32_t specific;
 };
 
 /* Builds at most LIMIT_SCSI_SENSE bytes; returns how many. */
@@ -305,6 +312,9 @@ bool scsi_use_out(struct scsi_task *task, size_t length);
 unsigned scsi_write_flags(const struct scsi_task *task, bool fua);
 void scsi_submit(struct scsi_task *task, enum blk_op op, unsigned flags, uint64_t offset,
 	uint64_t length, void (*done)(struct blk_request *request));
+/* The same for another unit of the nexus, which the task holds. */
+void scsi_submit_to(struct scsi_task *task, struct scsi_unit *unit, enum blk_op op, unsigned flags,
+	uint64_t offset, uint64_t length, void (*done)(struct blk_request *request));
 /* A block request within a task has ended. True: it failed, and the task is over with its sense. */
 bool scsi_step_failed(struct scsi_task *task, const struct blk_request *request);
 struct scsi_task *scsi_task_of(struct blk_request *request);
@@ -364,6 +374,22 @@ void execute_write_same(struct scsi_task *task);
 bool prepare_get_lba_status(struct scsi_task *task);
 void execute_get_lba_status(struct scsi_task *task);
 
+/* scsi_copy.c */
+int scsi_copy_start(void);
+void scsi_copy_stop(void);
+/* The unit is being closed; no copy of it runs. */
+void scsi_copy_forget(struct scsi_unit *unit);
+bool prepare_extended_copy(struct scsi_task *task);
+void execute_extended_copy(struct scsi_task *task);
+bool prepare_copy_abort(struct scsi_task *task);
+void execute_copy_abort(struct scsi_task *task);
+
+/* scsi_copy_results.c */
+bool prepare_copy_results(struct scsi_task *task);
+void execute_copy_results(struct scsi_task *task);
+/* The Third-party Copy page without its header. */
+void scsi_put_third_party_copy(const struct scsi_task *task, struct writer *w);
+
 /* scsi_info.c */
 bool prepare_nothing(struct scsi_task *task);
 void execute_test_unit_ready(struct scsi_task *task);
@@ -381,6 +407,9 @@ bool prepare_report_opcodes(struct scsi_task *task);
 void execute_report_opcodes(struct scsi_task *task);
 
 /* scsi_vpd.c */
+enum { DESIGNATOR_T10 = 1, DESIGNATOR_EUI_64 = 2, DESIGNATOR_NAA = 3 }; /* SPC-4 7.8, page 83h */
+uint64_t scsi_naa(const uint8_t uuid[16]);
+uint64_t scsi_eui_64(const uint8_t uuid[16]);
 bool scsi_vpd_exists(uint8_t page);
 /* Writes a page of vital product data. */
 void scsi_vpd_page(const struct scsi_task *task, uint8_t page, struct writer *w);

@@ -251,20 +251,18 @@ make_room(struct scsi_nexus *nexus)
 	return 0;
 }
 
-int
-scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit **unitp)
+static int
+open_number(struct scsi_nexus *nexus, unsigned number, struct scsi_unit **unitp)
 {
-	int number = parse_lun(lun), rc;
 	const struct lun *offered;
 	struct scsi_unit *unit;
 	unsigned place;
+	int rc;
 
-	if (number < 0)
-		return -ENXIO;
-	*unitp = find_open(nexus, (unsigned)number);
+	*unitp = find_open(nexus, number);
 	if (*unitp)
 		return (*unitp)->gone ? -ENXIO : 0;
-	offered = scsi_nexus_lun(nexus, (unsigned)number);
+	offered = scsi_nexus_lun(nexus, number);
 	if (!offered)
 		return -ENXIO;
 	if (make_room(nexus) < 0)
@@ -279,6 +277,31 @@ scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit
 	nexus->nunits++;
 	*unitp = unit;
 	return 0;
+}
+
+int
+scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit **unit)
+{
+	int number = parse_lun(lun);
+
+	return number < 0 ? -ENXIO : open_number(nexus, (unsigned)number, unit);
+}
+
+int
+scsi_nexus_find(struct scsi_nexus *nexus, bool (*match)(const uint8_t uuid[16], const void *arg),
+	const void *arg, struct scsi_unit **unit)
+{
+	const struct lun *found = NULL;
+
+	for (size_t i = 0; nexus->offered && i < nexus->offered->nluns; i++) {
+		const struct lun *lun = &nexus->offered->luns[i];
+
+		if (volume_going(lun->volume) || !match(volume_uuid(lun->volume), arg))
+			continue;
+		if (!found || (found->read_only && !lun->read_only))
+			found = lun;
+	}
+	return found ? open_number(nexus, found->number, unit) : -ENXIO;
 }
 
 void

@@ -68,6 +68,13 @@ void
 scsi_submit(struct scsi_task *task, enum blk_op op, unsigned flags, uint64_t offset,
 	uint64_t length, void (*done)(struct blk_request *request))
 {
+	scsi_submit_to(task, task->unit, op, flags, offset, length, done);
+}
+
+void
+scsi_submit_to(struct scsi_task *task, struct scsi_unit *unit, enum blk_op op, unsigned flags,
+	uint64_t offset, uint64_t length, void (*done)(struct blk_request *request))
+{
 	task->blk.op = op;
 	task->blk.flags = flags;
 	task->blk.offset = offset;
@@ -79,7 +86,7 @@ scsi_submit(struct scsi_task *task, enum blk_op op, unsigned flags, uint64_t off
 		loop_defer(loop_current(), &task->task);
 		return;
 	}
-	blk_submit(task->unit->handle, &task->blk);
+	blk_submit(unit->handle, &task->blk);
 }
 
 /* READ(6) and WRITE(6) have no such bit. */

@@ -24,6 +24,8 @@ build_fixed(const struct scsi_sense *sense, uint8_t *to)
 	}
 	to[2] = sense->key;
 	to[7] = SCSI_FIXED_SENSE - 8;
+	if (sense->has_specific)
+		put_be32(to + 8, sense->specific);
 	put_be16(to + 12, sense->code);
 	if (sense->has_field) {
 		to[15] = (uint8_t)(0x80 | (sense->field_in_cdb ? 0x40 : 0)); /* SKSV, C/D */
@@ -32,13 +34,15 @@ build_fixed(const struct scsi_sense *sense, uint8_t *to)
 	return SCSI_FIXED_SENSE;
 }
 
+#define SENSE_DESCRIPTORS (8 + 12 + 12 + 8) /* header, and the longest of each descriptor */
+
 /* SPC-4 4.5.2 */
 static uint8_t
 build_descriptor(const struct scsi_sense *sense, uint8_t *to)
 {
 	uint8_t *p = to + 8;
 
-	memset(to, 0, 8 + 12 + 8);
+	memset(to, 0, SENSE_DESCRIPTORS);
 	to[0] = 0x72;
 	to[1] = sense->key;
 	put_be16(to + 2, sense->code);
@@ -47,6 +51,12 @@ build_descriptor(const struct scsi_sense *sense, uint8_t *to)
 		p[1] = 0x0a;
 		p[2] = 0x80; /* VALID */
 		put_be64(p + 4, sense->information);
+		p += 12;
+	}
+	if (sense->has_specific) {
+		p[0] = 0x01; /* command specific information, 4.5.2.3 */
+		p[1] = 0x0a;
+		put_be64(p + 4, sense->specific);
 		p += 12;
 	}
 	if (sense->has_field) {
@@ -59,7 +69,7 @@ build_descriptor(const struct scsi_sense *sense, uint8_t *to)
 	to[7] = (uint8_t)(p - to - 8);
 	return (uint8_t)(p - to);
 }
-_Static_assert(LIMIT_SCSI_SENSE >= 8 + 12 + 8, "sense data as we build it");
+_Static_assert(LIMIT_SCSI_SENSE >= SENSE_DESCRIPTORS, "sense data as we build it");
 
 uint8_t
 scsi_sense_build(const struct scsi_sense *sense, bool descriptor, uint8_t *to)

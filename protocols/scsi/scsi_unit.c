@@ -179,6 +179,7 @@ void
 scsi_unit_close(struct scsi_unit *unit)
 {
 	CHECK(unit->tasks == 0);
+	scsi_copy_forget(unit);
 	/* A nexus that is lost no longer prevents removal. */
 	scsi_unit_prevent(unit, false);
 	pthread_mutex_lock(&unit->lu->lock);

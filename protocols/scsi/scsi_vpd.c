@@ -19,9 +19,6 @@ enum {
 	ASSOCIATION_PORT = 0x10,
 	ASSOCIATION_DEVICE = 0x20,
 
-	DESIGNATOR_T10 = 1,
-	DESIGNATOR_EUI_64 = 2,
-	DESIGNATOR_NAA = 3,
 	DESIGNATOR_RELATIVE_PORT = 4,
 	DESIGNATOR_PORT_GROUP = 5,
 	DESIGNATOR_NAME = 8,
@@ -66,17 +63,17 @@ make_serial(const struct scsi_unit *unit, char serial[SERIAL_MAX + 1])
 }
 
 /* NAA 3h: locally assigned, since nobody has a company identifier for us. */
-static uint64_t
-make_naa(const struct scsi_unit *unit)
+uint64_t
+scsi_naa(const uint8_t uuid[16])
 {
-	return (get_be64(unit->info.uuid) & UINT64_C(0x0fffffffffffffff)) | UINT64_C(3) << 60;
+	return (get_be64(uuid) & UINT64_C(0x0fffffffffffffff)) | UINT64_C(3) << 60;
 }
 
 /* EUI-64 of the range that is locally administered: U/L set, no group. */
-static uint64_t
-make_eui(const struct scsi_unit *unit)
+uint64_t
+scsi_eui_64(const uint8_t uuid[16])
 {
-	return (get_be64(unit->info.uuid) & ~(UINT64_C(3) << 56)) | UINT64_C(2) << 56;
+	return (get_be64(uuid) & ~(UINT64_C(3) << 56)) | UINT64_C(2) << 56;
 }
 
 /* The pages, without their header */
@@ -131,11 +128,11 @@ put_unit_designators(const struct scsi_unit *unit, struct writer *w)
 	size_t start;
 
 	start = start_designator(w, CODE_BINARY, ASSOCIATION_UNIT, DESIGNATOR_NAA);
-	writer_be64(w, make_naa(unit));
+	writer_be64(w, scsi_naa(unit->info.uuid));
 	end_designator(w, start);
 
 	start = start_designator(w, CODE_BINARY, ASSOCIATION_UNIT, DESIGNATOR_EUI_64);
-	writer_be64(w, make_eui(unit));
+	writer_be64(w, scsi_eui_64(unit->info.uuid));
 	end_designator(w, start);
 
 	make_serial(unit, serial);
@@ -145,7 +142,7 @@ put_unit_designators(const struct scsi_unit *unit, struct writer *w)
 	scsi_put_ascii(w, serial, strlen(serial));
 	end_designator(w, start);
 
-	snprintf(name, sizeof(name), "naa.%016llX", (unsigned long long)make_naa(unit));
+	snprintf(name, sizeof(name), "naa.%016llX", (unsigned long long)scsi_naa(unit->info.uuid));
 	put_name(w, ASSOCIATION_UNIT, name);
 }
 
@@ -308,6 +305,7 @@ static const struct {
 	{VPD_EXTENDED_INQUIRY, put_extended_inquiry},
 	{VPD_MODE_POLICY, put_mode_policy},
 	{VPD_PORTS, put_ports},
+	{VPD_THIRD_PARTY_COPY, scsi_put_third_party_copy},
 	{VPD_BLOCK_LIMITS, put_block_limits},
 	{VPD_CHARACTERISTICS, put_characteristics},
 	{VPD_PROVISIONING, put_provisioning},

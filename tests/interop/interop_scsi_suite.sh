@@ -8,15 +8,15 @@ require iscsi-test-cu
 
 # The families that check the commands slabd has; SLABD_CONFORMANCE=full takes all there are, on more volumes
 # (make check-conformance).
-families="CompareAndWrite GetLBAStatus Inquiry Mandatory ModeSense6 NoMedia OrWrite Prefetch10 Prefetch16
+families="CompareAndWrite ExtendedCopy GetLBAStatus Inquiry Mandatory ModeSense6 NoMedia OrWrite Prefetch10 Prefetch16
 	PrinReadKeys PrinReportCapabilities PrinServiceactionRange ProutClear ProutPreempt ProutRegister
 	ProutReserve Read6 Read10 Read12 Read16 ReadCapacity10 ReadCapacity16 ReadDefectData10
-	ReadDefectData12 ReportSupportedOpcodes Reserve6 StartStopUnit TestUnitReady Unmap Verify10
-	Verify12 Verify16 Write10 Write12 Write16 WriteSame10 WriteSame16 WriteVerify10 WriteVerify12
+	ReadDefectData12 ReceiveCopyResults ReportSupportedOpcodes Reserve6 StartStopUnit TestUnitReady Unmap Verify10
+	Verify12 Verify16 Write10 Write12 Write16 WriteAtomic16 WriteSame10 WriteSame16 WriteVerify10 WriteVerify12
 	WriteVerify16 iSCSIcmdsn iSCSIdatasn iSCSIResiduals iSCSITMF"
 
 # Tests that are wrong in the tool; protocols/scsi/README.md says why.
-wrong="eighths.GetLBAStatus.UnmapSingle"
+wrong="eighths.GetLBAStatus.UnmapSingle file.WriteAtomic16.Simple"
 
 # Lines "pass NAME", "fail NAME" or "skip NAME WHY". A verdict stands at the end of the test's line, or of
 # a later one when the test had something to say; what follows it is about the next.

@@ -63,7 +63,7 @@ check_truncation(const uint8_t *cdb, unsigned at, unsigned size, size_t whole)
 static void
 test_standard_inquiry(void **state)
 {
-	static const uint8_t head[] = {0x00, 0x00, 0x06, 0x12, 91, 0x10, 0x10, 0x02};
+	static const uint8_t head[] = {0x00, 0x00, 0x06, 0x12, 91, 0x18, 0x10, 0x02};
 	static const uint8_t versions[] = {0x00, 0xa0, 0x04, 0x60, 0x04, 0xc0, 0x09, 0x60};
 	static const uint8_t zeroes[64];
 	const struct answer *a = disk_command(disk.nexus, CDB(0x12, 0, 0, 0, 255), NULL, 0);

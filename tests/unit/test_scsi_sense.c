@@ -19,7 +19,7 @@ check(const struct scsi_sense *sense, bool descriptor, const uint8_t *expected, 
 	memset(data, 0xdb, sizeof(data));
 	assert_int_equal(scsi_sense_build(sense, descriptor, data), length);
 	assert_memory_equal(data, expected, length);
-	assert_int_equal(data[32], 0xdb);
+	assert_int_equal(data[40], 0xdb);
 }
 
 #define BYTES(...) ((const uint8_t[]){__VA_ARGS__}), sizeof((const uint8_t[]){__VA_ARGS__})
@@ -32,6 +32,19 @@ test_plain(void **state)
 	(void)state;
 	check(&sense, false, BYTES(0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x21, 0, 0, 0, 0, 0));
 	check(&sense, true, BYTES(0x72, 5, 0x21, 0, 0, 0, 0, 0));
+}
+
+/* COMMAND-SPECIFIC INFORMATION */
+static void
+test_specific(void **state)
+{
+	struct scsi_sense sense = {
+		.key = 10, .code = 0x0804, .has_specific = true, .specific = 0x0102};
+
+	(void)state;
+	check(&sense, false, BYTES(0x70, 0, 10, 0, 0, 0, 0, 10, 0, 0, 1, 2, 8, 4, 0, 0, 0, 0));
+	check(&sense, true,
+		BYTES(0x72, 10, 8, 4, 0, 0, 0, 12, 1, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2));
 }
 
 static void
@@ -85,6 +98,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_plain),
+		cmocka_unit_test(test_specific),
 		cmocka_unit_test(test_field_pointer),
 		cmocka_unit_test(test_information),
 		cmocka_unit_test(test_check_condition),
