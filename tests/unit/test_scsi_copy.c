@@ -347,6 +347,7 @@ test_foreign_volumes(void **state)
 	assert_good(copy());
 	assert_int_equal(volume_script_calls(foreign), calls);
 	/* One that is being removed is not there any more. */
+	volume_set_going(volume_script_volume(second));
 	scsi_nexus_drop_volume(disk.nexus, volume_script_volume(second));
 	begin_list(1, 0);
 	add_cscd(volume_script_volume(second), DESIGNATOR_NAA);
