@@ -23,6 +23,7 @@ enum {
 	SLAB_CHUNKS = 1,
 	SLAB_SMALL_PAGES = 2, /* huge pages are not */
 	SLAB_LOCKED = 4,      /* slabs are never swapped out; what cannot be locked is no slab */
+	SLAB_HUGE_PAGES = 8,  /* advised for other objects than chunks */
 };
 
 /*

@@ -13,17 +13,19 @@
 #define PAYLOAD_MAX (LIMIT_IOBUF_SHARE / 2)
 
 /* Pieces come in five sizes. A piece's length says which: it is never changed but by iobuf_take().
+ * Large ones lie in huge pages: what O_DIRECT costs the kernel, and a device, is counted in pages.
  */
 static struct size_class {
 	size_t size;
 	const char *name;
+	unsigned flags;
 	struct slab_cache *cache;
 } classes[] = {
-	{4 * KIB, "iobuf_4k", NULL},
-	{16 * KIB, "iobuf_16k", NULL},
-	{64 * KIB, "iobuf_64k", NULL},
-	{256 * KIB, "iobuf_256k", NULL},
-	{LIMIT_IOBUF_PIECE, "iobuf_1m", NULL},
+	{4 * KIB, "iobuf_4k", 0, NULL},
+	{16 * KIB, "iobuf_16k", 0, NULL},
+	{64 * KIB, "iobuf_64k", SLAB_HUGE_PAGES, NULL},
+	{256 * KIB, "iobuf_256k", SLAB_HUGE_PAGES, NULL},
+	{LIMIT_IOBUF_PIECE, "iobuf_1m", SLAB_HUGE_PAGES, NULL},
 };
 
 static struct slab_cache *vector_cache;
@@ -47,8 +49,8 @@ make_caches(void)
 
 	for (i = 0; i < ARRAY_SIZE(classes); i++) {
 		if (!classes[i].cache)
-			classes[i].cache =
-				slab_cache_new(classes[i].name, classes[i].size, 4096, 0, NULL);
+			classes[i].cache = slab_cache_new(
+				classes[i].name, classes[i].size, 4096, classes[i].flags, NULL);
 		if (!classes[i].cache)
 			return -ENOMEM;
 	}

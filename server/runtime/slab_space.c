@@ -458,7 +458,7 @@ lay_out(struct slab_space *space, size_t object_size, size_t align, unsigned fla
 	space->slab_size = small ? SMALL_SLAB : LARGE_SLAB;
 	space->arena_size = small ? SMALL_ARENA : LARGE_ARENA;
 	CHECK(space->stride <= space->slab_size);
-	space->huge = chunks && !(flags & SLAB_SMALL_PAGES);
+	space->huge = (chunks && !(flags & SLAB_SMALL_PAGES)) || flags & SLAB_HUGE_PAGES;
 	space->locked = flags & SLAB_LOCKED;
 	space->objs_per_slab = (unsigned)(space->slab_size / space->stride);
 	space->bit_words = (space->objs_per_slab + 63) / 64;

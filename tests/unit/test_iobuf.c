@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "bytes.h"
 #include "check.h"
@@ -16,6 +17,7 @@
 #include "limits.h"
 #include "loop_virtual.h"
 #include "slab.h"
+#include "smaps.h"
 
 static uint64_t active_objects;
 
@@ -330,12 +332,34 @@ test_loops_are_apart(void **state)
 	virtual_as(loop_by_index(0));
 }
 
+/* O_DIRECT is paid for by pages; small pieces are too many to cost 2 MiB each. */
+static void
+test_large_pieces_lie_in_huge_pages(void **state)
+{
+	uint64_t before = smaps_sum("Rss:", "hg");
+	struct iobuf large = {0}, small = {0};
+
+	(void)state;
+	if (access("/sys/kernel/mm/transparent_hugepage", F_OK) < 0)
+		skip();
+	assert_int_equal(iobuf_take(&small, 16 * KIB), 0);
+	memset(small.iov[0].iov_base, 1, 16 * KIB);
+	assert_true(smaps_sum("Rss:", "hg") == before);
+	assert_int_equal(iobuf_take(&large, 256 * KIB), 0);
+	memset(large.iov[0].iov_base, 1, 256 * KIB);
+	assert_true(smaps_sum("Rss:", "hg") >= before + 256 * KIB);
+	iobuf_free(&large);
+	iobuf_free(&small);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_take_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_take_in_steps, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_large_pieces_lie_in_huge_pages, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_too_much_changes_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_payload_has_half, setup_clients, teardown_clients),
