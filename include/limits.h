@@ -83,7 +83,7 @@
 #define LIMIT_ISCSI_CONNECTIONS 8             /* of a session: our MaxConnections */
 #define LIMIT_ISCSI_TASKS       256           /* of a session, immediate ones included */
 #define LIMIT_ISCSI_TMFS        16            /* task management functions that wait for tasks */
-#define LIMIT_ISCSI_ABORT       (10 * SECOND_NS)
+#define LIMIT_ISCSI_ABORT       LIMIT_SCSI_ABORT /* task management waits so long for tasks */
 #define LIMIT_ISCSI_LOGOUT      (3 * SECOND_NS)  /* for an initiator that is asked to log out */
 #define LIMIT_ISCSI_SILENCE     (60 * SECOND_NS) /* nothing heard: the target pings */
 #define LIMIT_ISCSI_PING        (30 * SECOND_NS) /* ... and nothing still: the connection is lost */
@@ -98,6 +98,7 @@
 #define LIMIT_SCSI_COPY_SEGMENTS 64
 #define LIMIT_SCSI_COPY_LIST     (32 * (LIMIT_SCSI_COPY_TARGETS + LIMIT_SCSI_COPY_SEGMENTS))
 #define LIMIT_SCSI_COPY_SEGMENT  (256 * 1024 * 1024)
+#define LIMIT_SCSI_ABORT        (10 * SECOND_NS) /* other nexuses have so long to end tasks */
 #define LIMIT_SCSI_WRITE_SAME   (4 * GIB)
 
 /* Peers */

@@ -129,8 +129,45 @@ void scsi_cancel(struct scsi_task *task);
 /* Task management. LUN -> true if this nexus has it. */
 bool scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8]);
 /* LOGICAL UNIT RESET: unit attention 29/03 for every nexus of the unit; tasks are the
- * transport's. */
+ * transport's, and scsi_abort_others() asks for those of other nexuses. */
 void scsi_lun_reset(struct scsi_nexus *nexus, const uint8_t lun[8]);
+/* The same for every LUN of the nexus. */
+void scsi_target_reset(struct scsi_nexus *nexus);
+
+/*
+ * Tasks that another nexus ends (SAM-5 5.6): by LOGICAL UNIT RESET, TARGET RESET and PREEMPT AND
+ * ABORT. The asker calls scsi_abort_others(); each other nexus of the unit, on its own loop and
+ * behind whatever target, is told by the function its transport has attached; when all have ended
+ * their tasks, or LIMIT_SCSI_ABORT after the asking, done() is called.
+ */
+struct scsi_abort {
+	/* The asker's loop; once, never from inside the call that asks. complete: no task that was
+	 * asked about can have an effect any more. False: some go on, or there was no memory. */
+	void (*done)(struct scsi_abort *abort, bool complete);
+	bool reset; /* the unit attention of a reset tells the others, not COMMANDS CLEARED */
+	struct scsi_abort_run *run; /* the SCSI layer's; NULL: not under way */
+};
+
+struct scsi_abort_part; /* of one nexus in it */
+
+/*
+ * The transport's: ends the nexus' tasks of the unit (task->unit) that are delivered and have no
+ * status yet; returns how many. `tas`: each of them gets status TASK ABORTED as its initiator's
+ * answer; else none, and the SCSI layer raises COMMANDS CLEARED BY ANOTHER INITIATOR. When none of
+ * them can have an effect any more, scsi_abort_ended(part, true), also from inside; false when they
+ * go on after all. On the nexus' loop. It must be called before the nexus is freed.
+ */
+typedef unsigned scsi_abort_fn(
+	void *owner, const struct scsi_unit *unit, bool tas, struct scsi_abort_part *part);
+/* Before the nexus' first task. */
+void scsi_nexus_attach(struct scsi_nexus *nexus, scsi_abort_fn *abort, void *owner);
+void scsi_abort_ended(struct scsi_abort_part *part, bool complete);
+
+/* Asks for one LUN, or all that the nexus has used (NULL; scsi_target_reset() uses all). 0, or
+ * -ENXIO, -ENOMEM: nothing was begun, and done() does not follow. */
+int scsi_abort_others(struct scsi_nexus *nexus, const uint8_t *lun, struct scsi_abort *abort);
+/* The asker does not want to hear of it; harmless when nothing is under way. */
+void scsi_abort_forget(struct scsi_abort *abort);
 
 /* Commands of this LUN were terminated by an event of the transport, and others of the nexus go on:
  * unit attention 47/7F (RFC 7143 11.14.5). */

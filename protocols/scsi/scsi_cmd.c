@@ -204,7 +204,8 @@ scsi_start(void)
 	for (unsigned i = scsi_opcodes_count; i-- > 0;)
 		first_row[scsi_opcodes[i].opcode] = (uint8_t)(i + 1);
 	scratch_cache = slab_cache_new("scsi_scratch", sizeof(union scsi_scratch), 4096, 0, NULL);
-	if (!scratch_cache || iobuf_start() < 0 || scsi_unit_start() < 0 || scsi_copy_start() < 0) {
+	if (!scratch_cache || iobuf_start() < 0 || scsi_unit_start() < 0 ||
+		scsi_abort_start() < 0 || scsi_copy_start() < 0) {
 		scsi_stop();
 		return -ENOMEM;
 	}
@@ -214,6 +215,7 @@ scsi_start(void)
 void
 scsi_stop(void)
 {
+	scsi_abort_stop();
 	scsi_unit_stop();
 	scsi_copy_stop();
 	if (scratch_cache)

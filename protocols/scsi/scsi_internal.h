@@ -50,6 +50,7 @@ enum {
 	ATTENTION_THRESHOLD = 256,
 	ATTENTION_CLEARED = 512, /* the transport terminated commands */
 	ATTENTION_LUNS = 1024,
+	ATTENTION_OTHER_CLEARED = 2048, /* another nexus terminated commands */
 };
 
 /*
@@ -101,6 +102,7 @@ struct scsi_unit {
 
 	TAILQ_ENTRY(scsi_unit) link; /* under lu->lock */
 	unsigned posted;             /* under lu->lock: attentions on their way */
+	TAILQ_HEAD(, scsi_abort_part) parts; /* under lu->lock: requests to end tasks, on their way */
 	bool prevents;               /* changed under lu->lock */
 };
 
@@ -121,6 +123,9 @@ struct scsi_nexus {
 	unsigned nunits, room;
 	struct scsi_port *ports;
 	unsigned nports;
+	struct loop *loop;
+	scsi_abort_fn *abort; /* NULL: no transport */
+	void *owner;
 };
 
 /* The target port with that relative identifier; NULL: there is none. */
@@ -179,6 +184,19 @@ scsi_unit_read_only(const struct scsi_unit *unit)
 {
 	return unit->info.read_only || (unit->settings & UNIT_SWP);
 }
+
+/* Tasks that another nexus ends (scsi_abort.c) */
+
+int scsi_abort_start(void);
+void scsi_abort_stop(void);
+/*
+ * PREEMPT AND ABORT (SPC-4 5.13.11.2.6): as scsi_abort_others(), for those other nexuses of the unit
+ * of which concerns(), called under the unit's lock, is true; NULL: for all.
+ */
+int scsi_unit_abort(struct scsi_unit *unit, struct scsi_abort *abort,
+	bool (*concerns)(const struct scsi_unit *unit, void *arg), void *arg);
+/* The unit is being closed. With its lock held. */
+void scsi_abort_close(struct scsi_unit *unit);
 
 /* Nexus (scsi_lun.c) */
 

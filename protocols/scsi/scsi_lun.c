@@ -137,6 +137,7 @@ scsi_nexus_new(
 		return NULL;
 	snprintf(nexus->initiator, sizeof(nexus->initiator), "%s", initiator);
 	snprintf(nexus->target, sizeof(nexus->target), "%s", target->name);
+	nexus->loop = loop_current();
 	nexus->catalogue = catalogue;
 	catalogue_hold(catalogue);
 	nexus->offered = target;
@@ -147,6 +148,13 @@ scsi_nexus_new(
 		return NULL;
 	}
 	return nexus;
+}
+
+void
+scsi_nexus_attach(struct scsi_nexus *nexus, scsi_abort_fn *abort, void *owner)
+{
+	nexus->abort = abort;
+	nexus->owner = owner;
 }
 
 bool
@@ -376,4 +384,16 @@ scsi_lun_cleared(struct scsi_nexus *nexus, const uint8_t lun[8])
 
 	if (unit)
 		unit->attentions |= ATTENTION_CLEARED;
+}
+
+void
+scsi_target_reset(struct scsi_nexus *nexus)
+{
+	struct scsi_unit *unit;
+
+	scsi_nexus_refresh(nexus);
+	for (size_t i = 0; nexus->offered && i < nexus->offered->nluns; i++) {
+		if (open_number(nexus, nexus->offered->luns[i].number, &unit) == 0)
+			scsi_unit_reset(unit);
+	}
 }

@@ -36,6 +36,7 @@ static const struct {
 		ASC_REGISTRATIONS_PREEMPTED},
 	{ATTENTION_RESERVATIONS_RELEASED, ATTENTION_RESERVATIONS_RELEASED,
 		ASC_RESERVATIONS_RELEASED},
+	{ATTENTION_OTHER_CLEARED, ATTENTION_OTHER_CLEARED, ASC_OTHER_CLEARED},
 	{ATTENTION_THRESHOLD, ATTENTION_THRESHOLD, ASC_THRESHOLD},
 	{ATTENTION_CLEARED, ATTENTION_CLEARED, ASC_COMMANDS_CLEARED},
 };
@@ -146,6 +147,7 @@ scsi_unit_open(struct scsi_nexus *nexus, const struct lun *lun, struct scsi_unit
 	if (!unit)
 		return -ENOMEM;
 	*unit = (struct scsi_unit){.nexus = nexus, .number = lun->number, .attentions = ATTENTION_POWER_ON};
+	TAILQ_INIT(&unit->parts);
 	strncat(name, nexus->initiator, sizeof(name) - strlen(name) - 1);
 	unit->handle = blk_open(lun->volume, name, lun->read_only, &rc);
 	if (!unit->handle)
@@ -183,6 +185,7 @@ scsi_unit_close(struct scsi_unit *unit)
 	/* A nexus that is lost no longer prevents removal. */
 	scsi_unit_prevent(unit, false);
 	pthread_mutex_lock(&unit->lu->lock);
+	scsi_abort_close(unit);
 	TAILQ_REMOVE(&unit->lu->units, unit, link);
 	pthread_mutex_unlock(&unit->lu->lock);
 	put_lu(unit->lu);
