@@ -76,8 +76,16 @@ struct conf_initiator {
 	size_t nchap;
 };
 
+/* Asymmetric access by a portal group (alua.h). */
+struct conf_group {
+	uint16_t group;
+	unsigned state; /* enum alua_state */
+};
+
 struct conf_target {
 	char *name; /* IQN */
+	struct conf_group *groups;
+	size_t ngroups;
 	struct conf_lun *luns;
 	size_t nluns;
 	struct conf_credential *chap;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alua.h"
 #include "check.h"
 #include "limits.h"
 #include "words.h"
@@ -91,8 +92,8 @@ static const struct config_key volume_keys[] = {
 		.help = "The burst of client_iops."},
 	{"client_bps", KEY_SIZE, IN(conf_volume, qos.client_bps), .max = LIMIT_VOLUME_SIZE,
 		.help = "Bytes a second for each client."},
-	{"client_bps_burst", KEY_SIZE, IN(conf_volume, qos.client_bps_burst), .max = LIMIT_VOLUME_SIZE,
-		.help = "The burst of client_bps."},
+	{"client_bps_burst", KEY_SIZE, IN(conf_volume, qos.client_bps_burst),
+		.max = LIMIT_VOLUME_SIZE, .help = "The burst of client_bps."},
 	{"fault", KEY_TEXT, IN(conf_volume, fault),
 		.help = "Fault rules, separated by semicolons, see FAULTS; needs allow_faults."},
 	{0},
@@ -150,7 +151,8 @@ static const struct config_key nbd_keys[] = {
 static const struct config_section nbd_section = {"nbd", "nbd", SECTION_GROUP, .keys = nbd_keys};
 
 static const struct config_key iscsi_listen_keys[] = {
-	{"address", KEY_TEXT, IN(conf_listen, address), .help = "HOST:PORT or [V6]:PORT; with tls: before it, TLS from the first byte."},
+	{"address", KEY_TEXT, IN(conf_listen, address),
+		.help = "HOST:PORT or [V6]:PORT; with tls: before it, TLS from the first byte."},
 	{"group", KEY_U16, IN(conf_listen, group), .min = 1, .max = 65535, .fallback = "1",
 		.help = "Target portal group tag."},
 	{"advertise", KEY_TEXT, IN(conf_listen, advertise),
@@ -173,14 +175,16 @@ static const struct config_section lun_section = {"iscsi: targets: IQN: luns: NU
 	SECTION_NUMBERED, sizeof(struct conf_lun), offsetof(struct conf_lun, number), "volume",
 	lun_keys};
 
-#define CREDENTIAL_KEYS(type, user, secret, secret_file)                                      \
-	{"user", KEY_TEXT, IN(type, user), .help = "The name sent with the proof."},          \
-	{"secret", KEY_SECRET, IN(type, secret),                                              \
-		.help = "The secret itself, 12 to 255 bytes. It is never shown or logged."},  \
-	{"secret_file", KEY_TEXT, IN(type, secret_file),                                      \
-		.help = "Instead: a file that holds it, on one line; "                        \
-			"nobody's but its owner's to read (mode 0600 or 0400)."},             \
-	{0}
+#define CREDENTIAL_KEYS(type, user, secret, secret_file)                                             \
+	{"user", KEY_TEXT, IN(type, user), .help = "The name sent with the proof."},                 \
+		{"secret", KEY_SECRET, IN(type, secret),                                             \
+			.help = "The secret itself, 12 to 255 bytes. It is never shown or logged."}, \
+		{"secret_file", KEY_TEXT, IN(type, secret_file),                                     \
+			.help = "Instead: a file that holds it, on one line; "                       \
+				"nobody's but its owner's to read (mode 0600 or 0400)."},            \
+	{                                                                                            \
+		0                                                                                    \
+	}
 
 static const struct config_key credential_keys[] = {
 	CREDENTIAL_KEYS(conf_credential, user, secret, secret_file)};
@@ -196,17 +200,29 @@ static const struct config_section mutual_section = {
 	"iscsi: targets: IQN: mutual_chap", "mutual_chap", SECTION_GROUP, .keys = mutual_keys};
 
 static const struct config_key initiator_keys[] = {
-	{"name", KEY_TEXT, IN(conf_initiator, name), .help = "Its iSCSI name; case does not matter."},
+	{"name", KEY_TEXT, IN(conf_initiator, name),
+		.help = "Its iSCSI name; case does not matter."},
 	{"luns", ITEMS(conf_initiator, luns, nluns), .section = &lun_section, .sparse = true,
 		.help = "The logical units that it sees. Without it: the target's."},
-	{"chap", ITEMS(conf_initiator, chap, nchap), .section = &credential_section,
-		.sparse = true,
+	{"chap", ITEMS(conf_initiator, chap, nchap), .section = &credential_section, .sparse = true,
 		.help = "What it proves itself by. Without it: the target's chap, if any."},
 	{0},
 };
 
 static const struct config_section initiator_section = {"iscsi: targets: IQN: initiators",
 	"initiator", SECTION_LISTED, sizeof(struct conf_initiator), 0, "name", initiator_keys};
+
+static const struct config_key group_keys[] = {
+	{"state", KEY_CHOICE, IN(conf_group, state), .choices = alua_words,
+		.fallback = "active/optimized",
+		.help = "active/optimized, active/non-optimized, standby (what reads or writes is "
+			"refused) or unavailable (nearly all is)."},
+	{0},
+};
+
+static const struct config_section group_section = {"iscsi: targets: IQN: alua: GROUP",
+	"portal group", SECTION_NUMBERED, sizeof(struct conf_group),
+	offsetof(struct conf_group, group), "state", group_keys};
 
 static const struct config_key target_keys[] = {
 	{"luns", ITEMS(conf_target, luns, nluns), .section = &lun_section,
@@ -220,6 +236,10 @@ static const struct config_key target_keys[] = {
 		.help = "Access rules: who gets in, by name. "
 			"Any other initiator has to prove itself by the target's chap; "
 			"where the target has none it does not get in."},
+	{"alua", ITEMS(conf_target, groups, ngroups), .section = &group_section, .sparse = true,
+		.help = "How good the paths through a portal group are, told to initiators that have "
+			"several (ALUA): a word by the group's number. Every other group is "
+			"active/optimized. slabctl alua changes it."},
 	{0},
 };
 
@@ -232,9 +252,8 @@ static const struct config_key algorithm_keys[] = {
 	{0},
 };
 
-static const struct config_section algorithm_section = {"iscsi: chap_algorithms",
-	"CHAP algorithm", SECTION_LISTED, sizeof(struct conf_algorithm), 0, "number",
-	algorithm_keys};
+static const struct config_section algorithm_section = {"iscsi: chap_algorithms", "CHAP algorithm",
+	SECTION_LISTED, sizeof(struct conf_algorithm), 0, "number", algorithm_keys};
 
 static const struct config_key iscsi_keys[] = {
 	{"listen", ITEMS(conf, iscsi_listen, niscsi_listen), .section = &iscsi_listen_section,
@@ -335,8 +354,8 @@ const struct config_section config_root = {"", "configuration", SECTION_GROUP, .
 
 const struct config_section *const config_sections[] = {&config_root, &config_volume_section,
 	&nbd_section, &nbd_listen_section, &export_section, &iscsi_section, &iscsi_listen_section,
-	&target_section, &lun_section, &credential_section, &mutual_section, &initiator_section,
-	&algorithm_section, &limits_section, &tls_section, NULL};
+	&target_section, &lun_section, &group_section, &credential_section, &mutual_section,
+	&initiator_section, &algorithm_section, &limits_section, &tls_section, NULL};
 
 _Static_assert(LIMIT_CONNECTIONS == 1024 && LIMIT_STRANGERS == 256,
 	"limits: connections and handshakes_per_address say their defaults in words");

@@ -113,6 +113,27 @@ check_initiators(struct config *config, size_t index)
 	}
 }
 
+/* A group that is served nowhere is a slip. */
+static void
+check_groups(struct config *config, size_t index)
+{
+	const struct conf *conf = &config->conf;
+	const struct conf_target *target = &conf->targets[index];
+	char path[80];
+
+	for (size_t i = 0; i < target->ngroups; i++) {
+		bool served = conf->passed > 0 && target->groups[i].group == 1;
+
+		for (size_t j = 0; j < conf->niscsi_listen; j++)
+			served = served || conf->iscsi_listen[j].group == target->groups[i].group;
+		snprintf(path, sizeof(path), "iscsi.targets[%zu].alua[%zu]", index, i);
+		if (!served)
+			config_problem(config, path,
+				"target %.230s: no iSCSI listener is of portal group %u",
+				target->name, (unsigned)target->groups[i].group);
+	}
+}
+
 void
 config_check_target(struct config *config, size_t index)
 {
@@ -134,6 +155,7 @@ config_check_target(struct config *config, size_t index)
 	snprintf(whose, sizeof(whose), "target %.230s", target->name);
 	check_luns(config, path, whose, target->luns, target->nluns);
 	check_initiators(config, index);
+	check_groups(config, index);
 }
 
 static void

@@ -132,8 +132,8 @@ set_id(struct config *config, const struct config_section *section, void *item, 
 		return true;
 	}
 	if (!parse_number(id, &number) || number > UINT16_MAX) {
-		config_problem_at(config, mark, "\"%s\" is not a %s number (0 to %d)", id,
-			section->noun, LIMIT_SCSI_LUNS - 1);
+		config_problem_at(config, mark, "\"%s\" is not a %s's number", id,
+			section->noun);
 		return false;
 	}
 	*(uint16_t *)(void *)member = (uint16_t)number;

@@ -55,6 +55,9 @@ void control_load(struct control_client *client, const struct conf *conf, json_t
 /* Runs the main loop until those that are being made have ended: workers have their volumes. */
 void control_changes_finish(void);
 
+/* control_alua.c */
+void control_alua(struct control_client *client, const struct conf *conf, json_t *request);
+
 /* control_layers.c */
 void control_qos(struct control_client *client, const struct conf *conf, json_t *request);
 void control_fault(struct control_client *client, const struct conf *conf, json_t *request);

@@ -284,6 +284,7 @@ static const struct command {
 	{"load", control_load},
 	{"fault", control_fault},
 	{"qos", control_qos},
+	{"alua", control_alua},
 	{"kill", NULL},
 	{"reload", NULL},
 	{"events", NULL},

@@ -17,6 +17,7 @@
 #endif
 
 #include "activation.h"
+#include "alua.h"
 #include "catalogue_build.h"
 #include "check.h"
 #include "config_load.h"
@@ -120,6 +121,22 @@ sample_volumes(struct loop_sweep *sweep, uint64_t now)
 	volumes_look();
 }
 
+/* States of portal groups, as configured. */
+static int
+set_access(const struct conf *conf)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < conf->ntargets; i++) {
+		const struct conf_target *target = &conf->targets[i];
+
+		for (size_t j = 0; rc == 0 && j < target->ngroups; j++)
+			rc = alua_set(target->name, target->groups[j].group,
+				(enum alua_state)target->groups[j].state);
+	}
+	return rc;
+}
+
 /* Everything is open; from here on clients are served. */
 static int
 serve(const struct conf *conf, uint64_t descriptors, struct error *error)
@@ -130,7 +147,9 @@ serve(const struct conf *conf, uint64_t descriptors, struct error *error)
 	int rc;
 
 	portals = listeners_portals(&nportals);
-	rc = catalogue_renew(conf, portals, nportals);
+	rc = set_access(conf);
+	if (rc == 0)
+		rc = catalogue_renew(conf, portals, nportals);
 	if (rc == 0)
 		rc = signals_watch();
 	if (rc == 0)
@@ -157,6 +176,7 @@ serve(const struct conf *conf, uint64_t descriptors, struct error *error)
 	stdio_stop();
 	signals_unwatch();
 	catalogue_publish(NULL);
+	alua_clear();
 	return rc;
 }
 

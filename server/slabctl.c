@@ -125,6 +125,19 @@ show_qos(const json_t *result, bool colour)
 		colour);
 }
 
+static const struct column alua_columns[] = {
+	{"TARGET", "target", CELL_TEXT, NULL},
+	{"GROUP", "group", CELL_NUMBER, NULL},
+	{"STATE", "state", CELL_TEXT, NULL},
+};
+
+static void
+show_alua(const json_t *result, bool colour)
+{
+	table_print(alua_columns, ARRAY_SIZE(alua_columns), json_object_get(result, "groups"), NULL,
+		colour);
+}
+
 static void
 show_faults(const json_t *result, bool colour)
 {
@@ -198,6 +211,7 @@ static const struct command {
 	{"load", NULL, {"name", "file"}, true, NULL},
 	{"fault", show_faults, {"name"}, false, "words"},
 	{"qos", show_qos, {"name"}, false, "words"},
+	{"alua", show_alua, {NULL}, false, "words"},
 };
 
 static void
@@ -223,6 +237,9 @@ print_help(void)
 	      "                       let a volume fail on purpose: set write errno=EIO times=3\n"
 	      "  qos NAME show | clear | KEY=VALUE...\n"
 	      "                       rates that a volume keeps to: iops=1000 client_bps=10M\n"
+	      "  alua [TARGET GROUP STATE]\n"
+	      "                       how good the paths through a portal group are, for multipath:\n"
+	      "                       active/optimized, active/non-optimized, standby, unavailable\n"
 	      "\n"
 	      "Options:\n"
 	      "      --socket PATH    default $XDG_RUNTIME_DIR/slabd.sock, else /run/slabd.sock\n"

@@ -303,6 +303,8 @@ check_unit(struct scsi_task *task, const struct scsi_opcode *row)
 	if (unit->attentions && !(row->flags & ROW_QUIET) &&
 		(code = scsi_unit_attention(unit)) != 0)
 		return scsi_fail_attention(task, code);
+	if (task->nexus->limited && !scsi_alua_check(task, row))
+		return false;
 	if (!check_access(task, row))
 		return false;
 	if ((row->flags & ROW_MEDIUM) && (unit->settings & UNIT_EJECTED))
@@ -337,6 +339,7 @@ check_task(struct scsi_task *task)
 	int rc = name_port(task);
 
 	scsi_nexus_refresh(task->nexus);
+	scsi_alua_refresh(task->nexus);
 	if (rc == 0)
 		rc = scsi_nexus_unit(task->nexus, task->lun, &task->unit);
 	if (rc == -ENOMEM)

@@ -13,6 +13,7 @@
 #include <sys/queue.h>
 #include <sys/uio.h>
 
+#include "alua.h"
 #include "block.h"
 #include "bytes.h"
 #include "catalogue.h"
@@ -51,6 +52,7 @@ enum {
 	ATTENTION_CLEARED = 512, /* the transport terminated commands */
 	ATTENTION_LUNS = 1024,
 	ATTENTION_OTHER_CLEARED = 2048, /* another nexus terminated commands */
+	ATTENTION_ALUA = 4096,
 };
 
 /*
@@ -109,6 +111,8 @@ struct scsi_unit {
 struct scsi_port {
 	uint16_t relative_id;
 	uint16_t group;
+	enum alua_state state;
+	bool altered; /* the state, since the nexus began */
 };
 
 struct scsi_nexus {
@@ -126,6 +130,8 @@ struct scsi_nexus {
 	struct loop *loop;
 	scsi_abort_fn *abort; /* NULL: no transport */
 	void *owner;
+	bool limited;             /* some port's state refuses commands */
+	uint32_t alua_generation; /* when the states were read */
 };
 
 /* The target port with that relative identifier; NULL: there is none. */
@@ -220,6 +226,22 @@ scsi_nexus_refresh(struct scsi_nexus *nexus)
 }
 /* A task has left; the unit is let go when it was waited for. */
 void scsi_nexus_leave(struct scsi_unit *unit);
+
+/* Asymmetric access (scsi_alua.c) */
+
+/* Copies the states of the target's port groups; units get an attention where one has changed. */
+void scsi_alua_sync(struct scsi_nexus *nexus);
+/* False: the command is refused in the state of the group that it came by; sense is set. */
+bool scsi_alua_check(struct scsi_task *task, const struct scsi_opcode *row);
+bool prepare_report_port_groups(struct scsi_task *task);
+void execute_report_port_groups(struct scsi_task *task);
+
+static inline void
+scsi_alua_refresh(struct scsi_nexus *nexus)
+{
+	if (atomic_load_explicit(&alua_generation, memory_order_acquire) != nexus->alua_generation)
+		scsi_alua_sync(nexus);
+}
 
 /* The opcode table (scsi_cmd.c) */
 
@@ -377,8 +399,6 @@ bool prepare_receive_diagnostic(struct scsi_task *task);
 void execute_receive_diagnostic(struct scsi_task *task);
 bool prepare_read_defect_data(struct scsi_task *task);
 void execute_read_defect_data(struct scsi_task *task);
-bool prepare_report_port_groups(struct scsi_task *task);
-void execute_report_port_groups(struct scsi_task *task);
 bool prepare_report_tmf(struct scsi_task *task);
 void execute_report_tmf(struct scsi_task *task);
 bool prepare_report_timestamp(struct scsi_task *task);

@@ -107,7 +107,9 @@ copy_ports(struct scsi_nexus *nexus, const struct catalogue *catalogue)
 
 		if (!scsi_nexus_find_port(nexus, portal->relative_id))
 			nexus->ports[nexus->nports++] = (struct scsi_port){
-				.relative_id = portal->relative_id, .group = portal->group};
+				.relative_id = portal->relative_id,
+				.group = portal->group,
+				.state = alua_get(nexus->target, portal->group)};
 	}
 	return 0;
 }
@@ -147,6 +149,7 @@ scsi_nexus_new(
 		scsi_nexus_free(nexus);
 		return NULL;
 	}
+	scsi_alua_sync(nexus);
 	return nexus;
 }
 

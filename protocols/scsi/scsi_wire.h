@@ -103,6 +103,8 @@ enum {
 	ASC_NONE = 0x0000,
 	ASC_OPERATION_IN_PROGRESS = 0x0016,
 	ASC_NOT_READY = 0x0400,
+	ASC_STANDBY = 0x040b,     /* target port in standby state */
+	ASC_UNAVAILABLE = 0x040c, /* target port in unavailable state */
 	ASC_OFFLINE = 0x0412,
 	ASC_UNREACHABLE_COPY_TARGET = 0x0804,
 	ASC_WRITE_ERROR = 0x0c00,
@@ -136,6 +138,7 @@ enum {
 	ASC_RESERVATIONS_PREEMPTED = 0x2a03,
 	ASC_RESERVATIONS_RELEASED = 0x2a04,
 	ASC_REGISTRATIONS_PREEMPTED = 0x2a05,
+	ASC_ALUA_CHANGED = 0x2a06, /* asymmetric access state changed */
 	ASC_CAPACITY_CHANGED = 0x2a09,
 	ASC_COMMAND_TIMEOUT = 0x2e02,
 	ASC_OTHER_CLEARED = 0x2f00, /* commands cleared by another initiator */

@@ -180,6 +180,15 @@ check 'slabctl status' slabctl status
 check 'slabctl connections' slabctl connections
 check 'slabctl stats' slabctl stats
 check 'slabctl slabs' slabctl slabs
+check 'slabctl alua' slabctl alua
+shows 'lists the groups' "^$IQN:web +1 +active/optimized"
+check 'a state is set' slabctl alua "$IQN:web" 1 standby
+shows 'and shown' "^$IQN:web +1 +standby"
+check_fails 'an unknown state is refused' slabctl alua "$IQN:web" 1 asleep
+shows 'with the words that there are' 'active/non-optimized, standby or unavailable'
+check_fails 'so is an unknown group' slabctl alua "$IQN:web" 9 standby
+check_fails 'and an unknown target' slabctl alua "$IQN:nobody" 1 standby
+check_fails 'and half of it' slabctl alua "$IQN:web" 1
 check_fails 'a volume that is there is not added' slabctl add disk0=memory:1G
 shows 'and says so' 'volume disk0 is already there'
 check 'a volume is added' slabctl add more=memory:1G

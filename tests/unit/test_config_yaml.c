@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "../../server/config_load.h"
+#include "alua.h"
 #include "check.h"
 
 static const char whole[] =
@@ -26,6 +27,7 @@ static const char whole[] =
 	"  targets:\n"
 	"    iqn.2026-11.net.example:db:\n"
 	"      luns: {3: db, 1: {volume: tmp, read_only: on}}\n"
+	"      alua: {7: standby}\n"
 	"limits: {connections: 77, handshakes_per_address: 7}\n"
 	"control: /run/x.sock\n"
 	"loops: 3\n"
@@ -63,6 +65,9 @@ whole_file_is_read(void **state)
 	assert_int_equal(conf->targets[0].luns[0].number, 1);
 	assert_true(conf->targets[0].luns[0].read_only);
 	assert_string_equal(conf->targets[0].luns[1].volume, "db");
+	assert_int_equal(conf->targets[0].ngroups, 1);
+	assert_int_equal(conf->targets[0].groups[0].group, 7);
+	assert_int_equal(conf->targets[0].groups[0].state, ALUA_STANDBY);
 	assert_int_equal(conf->connections, 77);
 	assert_int_equal(conf->handshakes_per_address, 7);
 	assert_int_equal(conf->loops, 3);
@@ -203,6 +208,11 @@ static const struct {
 		"LUN 0 of target iqn.2026-11.x:a is defined twice"},
 	{V "iscsi: {targets: {iqn.2026-11.x:a: {luns: {16384: a}}}}\n", 2, 44,
 		"LUN 16384 of target iqn.2026-11.x:a: a LUN's number is 0 to 16383"},
+	{V "iscsi: {targets: {iqn.2026-11.x:a: {luns: {0: a}, alua: {9: standby}}}}\n", 2, 58,
+		"target iqn.2026-11.x:a: no iSCSI listener is of portal group 9"},
+	{V "iscsi: {targets: {iqn.2026-11.x:a: {luns: {0: a}, alua: {1: asleep}}}}\n", 2, 61,
+		"portal group 1 of alua of target \"iqn.2026-11.x:a\": \"asleep\" is none of "
+		"active/optimized, active/non-optimized, standby, unavailable"},
 	{V "iscsi: {targets: {iqn.2026-11.x:a: {luns: {0: {read_only: on}}}}}\n", 2, 44,
 		"LUN 0 of target iqn.2026-11.x:a: volume is missing"},
 	{V "iscsi: {targets: {iqn.2026-11.x:a: {}}}\n", 2, 19,

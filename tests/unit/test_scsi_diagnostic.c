@@ -101,8 +101,8 @@ test_task_management(void **state)
 static void
 test_port_groups(void **state)
 {
-	static const uint8_t expected[] = {0, 0, 0, 24, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0,
-		7, 0, 0, 0, 1, 0, 0, 0, 2};
+	static const uint8_t expected[] = {0, 0, 0, 24, 0, 0x0f, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0,
+		0x0f, 0, 7, 0, 0, 0, 1, 0, 0, 0, 2};
 	const struct answer *a =
 		disk_command(disk.nexus, CDB(OP_MAINTENANCE_IN, 0x0a, [9] = 255), NULL, 0);
 
