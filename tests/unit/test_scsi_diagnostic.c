@@ -119,7 +119,7 @@ test_port_groups(void **state)
 	assert_int_equal(a->in[4 + 7], 2);
 	assert_int_equal(get_be16(a->in + 18), 2);
 	a = disk_command(disk.nexus, CDB(OP_INQUIRY, [4] = 36), NULL, 0);
-	assert_int_equal(a->in[5], 0x10);
+	assert_int_equal(a->in[5], 0x18);
 }
 
 static void
