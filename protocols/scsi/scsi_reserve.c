@@ -164,6 +164,7 @@ execute_report_capabilities(struct scsi_task *task)
 /* What a PERSISTENT RESERVE OUT asks for; made when its list is there. */
 struct reserve_out {
 	struct scsi_task *task;
+	struct scsi_abort abort; /* PREEMPT AND ABORT */
 	uint8_t action;
 	enum reservation_type type;
 	uint64_t key, action_key;
@@ -476,6 +477,33 @@ attention_for(const struct scsi_unit *unit, void *arg)
 	return 0;
 }
 
+/* Lost its registration. */
+static bool
+is_preempted(const struct scsi_unit *unit, void *arg)
+{
+	return attention_for(unit, arg) == ATTENTION_REGISTRATIONS_PREEMPTED;
+}
+
+static void
+end_out(struct reserve_out *out)
+{
+	struct scsi_task *task = out->task;
+
+	free(out);
+	scsi_complete(task);
+}
+
+/*
+ * What it may still have to say is that some task could not be ended: no write of it lands any more,
+ * because all that was in flight had ended before the change, and what starts later is refused.
+ */
+static void
+abort_done(struct scsi_abort *abort, bool complete)
+{
+	(void)complete;
+	end_out(container_of(abort, struct reserve_out, abort));
+}
+
 static void
 out_done(void *arg, int rc, const struct reservation *before, const struct reservation *after)
 {
@@ -483,16 +511,20 @@ out_done(void *arg, int rc, const struct reservation *before, const struct reser
 	struct scsi_task *task = out->task;
 	struct made made = {before, after, out->action};
 
-	if (rc == 0 && before)
+	if (rc == 0 && before) {
 		scsi_unit_tell(task->unit, attention_for, &made);
-	else if (rc == -ENOMEM)
+		/* SPC-4 5.13.11.2.6. Without memory for it they end in RESERVATION CONFLICT. */
+		if (out->action == SA_PREEMPT_AND_ABORT &&
+			scsi_unit_abort(task->unit, &out->abort, is_preempted, &made) == 0)
+			return;
+	} else if (rc == -ENOMEM) {
 		scsi_fail_busy(task);
-	else if (rc == -ETIMEDOUT)
+	} else if (rc == -ETIMEDOUT) {
 		scsi_fail(task, KEY_ABORTED_COMMAND, ASC_COMMAND_TIMEOUT);
-	else if (rc < 0 && rc != REFUSED) /* it could not be written down */
+	} else if (rc < 0 && rc != REFUSED) { /* it could not be written down */
 		scsi_fail(task, KEY_HARDWARE_ERROR, ASC_INTERNAL_FAILURE);
-	free(out);
-	scsi_complete(task);
+	}
+	end_out(out);
 }
 
 static const struct reservation_change_ops out_ops = {decide_out, out_done};
@@ -542,6 +574,7 @@ execute_reserve_out(struct scsi_task *task)
 		return;
 	}
 	out->task = task;
+	out->abort.done = abort_done;
 	out->action = task->opcode->action;
 	out->type = (enum reservation_type)(task->cdb[2] & 0x0f);
 	if (start_out(task, out))

@@ -531,6 +531,75 @@ test_survives(void **state)
 	assert_int_equal(rmdir(state_dir), 0);
 }
 
+/* A transport with tasks that the test ends. */
+struct transport {
+	struct scsi_abort_part *part;
+	unsigned calls;
+};
+
+static unsigned
+abort_tasks(void *owner, const struct scsi_unit *unit, bool tas, struct scsi_abort_part *part)
+{
+	struct transport *transport = owner;
+
+	assert_non_null(unit);
+	assert_false(tas);
+	transport->calls++;
+	transport->part = part;
+	return 2;
+}
+
+/* GOOD comes when the preempted nexus' tasks have ended, and it hears that they were cleared; a nexus
+ * that is not preempted keeps its own, and PREEMPT asks for none. SPC-4 5.13.11.2.6 */
+static void
+test_preempt_and_abort(void **state)
+{
+	struct transport others = {0}, thirds = {0};
+	struct scsi_nexus *third =
+		scsi_nexus_new(&disk.catalogue, &disk.target, "iqn.test:three,i,0x3");
+	uint8_t list[24] = {0};
+
+	(void)state;
+	assert_non_null(third);
+	scsi_nexus_attach(disk.other, abort_tasks, &others);
+	scsi_nexus_attach(third, abort_tasks, &thirds);
+	disk_ready(third);
+	do_out(disk.nexus, SA_REGISTER, 0, 0, 1);
+	do_out(disk.other, SA_REGISTER, 0, 0, 2);
+	do_out(third, SA_REGISTER, 0, 0, 3);
+	do_out(disk.nexus, SA_RESERVE, 5, 1, 0);
+	put_be64(list, 1);
+	put_be64(list + 8, 2);
+	disk_begin(disk.nexus, CDB(OP_RESERVE_OUT, SA_PREEMPT_AND_ABORT, 5, [8] = 24), list, 24);
+	virtual_run_until_idle();
+	assert_false(disk_ended());
+	assert_int_equal(others.calls, 1);
+	assert_int_equal(thirds.calls, 0);
+	scsi_abort_ended(others.part, true);
+	assert_good(disk_end());
+	assert_sense(disk_command(disk.other, CDB(0), NULL, 0), 6, ASC_REGISTRATIONS_PREEMPTED);
+	assert_attention(disk.other, ASC_OTHER_CLEARED);
+	assert_good(disk_command(third, CDB(0), NULL, 0));
+	assert_int_equal(count_keys(), 2);
+	do_out(disk.nexus, SA_PREEMPT, 5, 1, 3);
+	assert_int_equal(thirds.calls, 0);
+	/* Tasks that do not come back keep nobody waiting for ever: they are fenced. */
+	put_be64(list + 8, 3);
+	disk_ready(third);
+	do_out(third, SA_REGISTER_AND_IGNORE, 0, 0, 3);
+	disk_begin(disk.nexus, CDB(OP_RESERVE_OUT, SA_PREEMPT_AND_ABORT, 5, [8] = 24), list, 24);
+	virtual_run_until_idle();
+	assert_int_equal(thirds.calls, 1);
+	assert_false(disk_ended());
+	virtual_advance(LIMIT_SCSI_ABORT + SECOND_NS);
+	assert_good(disk_end());
+	disk_ready(third);
+	assert_false(may_write(third));
+	scsi_abort_ended(thirds.part, true);
+	virtual_run_until_idle();
+	scsi_nexus_free(third);
+}
+
 int
 main(void)
 {
@@ -542,6 +611,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_all_registrants, start, stop),
 		cmocka_unit_test_setup_teardown(test_preempting, start, stop),
 		cmocka_unit_test_setup_teardown(test_preempt_waits_for_writes, start, stop),
+		cmocka_unit_test_setup_teardown(test_preempt_and_abort, start, stop),
 		cmocka_unit_test_setup_teardown(test_named_initiators, start, stop),
 		cmocka_unit_test_setup_teardown(test_bad_lists, start, stop),
 		cmocka_unit_test_setup_teardown(test_all_target_ports, start, stop),
