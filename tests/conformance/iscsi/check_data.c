@@ -586,6 +586,64 @@ wrong_offset(struct test *t)
 	expect(t, task->status != GOOD, "a failed write", "status GOOD");
 }
 
+/* Every second Data-Out of the burst first, where that was agreed. */
+static void
+any_order(struct test *t)
+{
+	struct session *s = session_open(t, "DataPDUInOrder=No\nImmediateData=No");
+	const char *agreed = answer(s, "DataPDUInOrder");
+	if (agreed == NULL || strcmp(agreed, "No") != 0)
+		skip(t, "DataPDUInOrder=No is not agreed to");
+	uint8_t *bytes = take_pattern(t, 27, 8192);
+	struct task *task = submit_write(s, 0, bytes, 8192, 0, 0);
+	task->manual = true;
+	await(task);
+	if (task->r2t == NULL || get32(task->r2t->bhs + 44) < 8192)
+		skip(t, "an R2T for less than 8 KiB");
+	static const uint16_t offsets[] = {2048, 6144, 0, 4096};
+	for (uint32_t i = 0; i < 4; i++)
+		data_out(task, get32(task->r2t->bhs + 20), i, offsets[i], 2048, i == 3 ? FINAL : 0);
+	expect_good(task);
+	expect_stored(s, 0, bytes, 8192);
+}
+
+static void
+data_out_past_burst(struct test *t)
+{
+	struct task *task = begin_write(t, small_bursts, UNIT);
+	uint32_t asked = get32(task->r2t->bhs + 44);
+	if (asked >= UNIT || task->session->max_send < asked + 512)
+		skip(t, "R2Ts of all of it");
+	data_out(task, get32(task->r2t->bhs + 20), 0, 0, asked + 512, FINAL);
+	struct session *s = task->session;
+	while (!task->done) {
+		const struct pdu *p = receive(s);
+		if (p == NULL || opcode_of(p) == OP_REJECT)
+			return;
+		if (opcode_of(p) == OP_R2T)
+			answer_r2t(task, p);
+	}
+	expect(t, task->status != GOOD, "a failed write", "status GOOD");
+}
+
+static void
+wrong_transfer_tag(struct test *t)
+{
+	struct task *task = begin_write(t, "ImmediateData=No", 8192);
+	uint8_t *right = take_pattern(t, 28, 8192);
+	data_out(task, get32(task->r2t->bhs + 20) ^ 0x55, 0, 0, 8192, FINAL);
+	struct session *s = task->session;
+	task->out = right;
+	expect_alive(s);
+	expect(t, !task->done || task->status != GOOD, "no write of data nobody asked for",
+		"status GOOD");
+	if (task->done)
+		return;
+	answer_r2t(task, task->r2t);
+	expect_good(task);
+	expect_stored(s, 0, right, 8192);
+}
+
 static void
 final_too_early(struct test *t)
 {
@@ -688,6 +746,11 @@ static const struct check checks[] = {
 	{"D43", MUST, "13.18", WRITABLE, "Data-Out out of order fails the write", wrong_offset},
 	{"D44", MUST, "11.7.1", WRITABLE, "a burst ended too early is no complete write",
 		final_too_early},
+	{"D46", MUST, "13.18", WRITABLE, "DataPDUInOrder=No: a burst in any order", any_order},
+	{"D47", MUST, "11.8.4", WRITABLE, "Data-Out of more than its R2T asked for fails the write",
+		data_out_past_burst},
+	{"D48", MUST, "11.7.4", WRITABLE, "Data-Out with a wrong Target Transfer Tag is not taken",
+		wrong_transfer_tag},
 	{"D45", MUST, "13.11", WRITABLE, "immediate data that was not agreed to is an error",
 		unwanted_immediate},
 };

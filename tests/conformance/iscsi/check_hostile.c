@@ -282,6 +282,144 @@ huge_expected_length(struct test *t)
 }
 
 static void
+endless_text(struct test *t)
+{
+	struct session *s = session_open(t, "");
+	uint8_t bhs[BHS_SIZE], *part = take_pattern(t, 95, 4096);
+	memset(part, 'a', 4096);
+	sent(t, "a Text Request of parts without end");
+	begin_bhs(s, bhs, OP_TEXT | IMMEDIATE, CONTINUE);
+	put32(bhs + 20, NO_TAG);
+	for (int i = 0; i < 256; i++) {
+		if (!send_pdu(s, bhs, part, 4096))
+			break;
+		const struct pdu *p = receive(s);
+		if (p == NULL || opcode_of(p) == OP_REJECT) {
+			expect_serving(t);
+			return;
+		}
+		memcpy(bhs + 20, p->bhs + 20, 4);
+	}
+	fail(t, "a Reject sooner or later", "none after 1 MiB");
+}
+
+/* Answers are not taken: the target stops reading, or closes, but does not collect them for ever. */
+static void
+pings_unread(struct test *t)
+{
+	struct session *s = session_open(t, "");
+	uint8_t bhs[BHS_SIZE], *bytes = take_pattern(t, 96, 4096);
+	sent(t, "16 MiB of pings");
+	for (int i = 0; i < 4096; i++) {
+		begin_bhs(s, bhs, OP_NOP_OUT | IMMEDIATE, FINAL);
+		put32(bhs + 20, NO_TAG);
+		if (!send_pdu(s, bhs, bytes, 4096))
+			break;
+	}
+	conn_reset(s->conn);
+	expect_serving(t);
+}
+
+static void
+many_rejects(struct test *t)
+{
+	struct session *s = session_open(t, "");
+	uint8_t bhs[BHS_SIZE];
+	sent(t, "1024 PDUs of opcode 07h");
+	for (int i = 0; i < 1024; i++) {
+		begin_bhs(s, bhs, 0x07 | IMMEDIATE, FINAL);
+		if (!send_pdu(s, bhs, NULL, 0))
+			break;
+	}
+	unharmed(s);
+}
+
+static void
+many_managements(struct test *t)
+{
+	struct session *s = session_open(t, "");
+	uint8_t bhs[BHS_SIZE];
+	sent(t, "1024 ABORT TASK of nothing");
+	for (int i = 0; i < 1024; i++) {
+		begin_bhs(s, bhs, OP_TMF | IMMEDIATE, FINAL | ABORT_TASK);
+		put_lun(bhs, t->target->uri.lun);
+		put32(bhs + 20, 0xabcdef);
+		put32(bhs + 32, s->cmd_sn - 1);
+		if (!send_pdu(s, bhs, NULL, 0))
+			break;
+	}
+	unharmed(s);
+}
+
+static void
+each_opcode(struct test *t)
+{
+	for (unsigned op = 0; op < 64; op++) {
+		struct session *s = session_open(t, "");
+		uint8_t bhs[BHS_SIZE];
+		for (size_t i = 0; i < BHS_SIZE; i++)
+			bhs[i] = (uint8_t)test_random(t);
+		bhs[0] = (uint8_t)(op | IMMEDIATE);
+		bhs[4] = 0;
+		put24(bhs + 5, 0);
+		sent(t, "opcode %02xh with a header of random bytes", op);
+		conn_write(s->conn, bhs, BHS_SIZE);
+		conn_close(s->conn);
+	}
+	expect_serving(t);
+}
+
+static void
+each_opcode_in_login(struct test *t)
+{
+	for (unsigned op = 0; op < 64; op++) {
+		struct session *s = session_connect(t);
+		uint8_t bhs[BHS_SIZE];
+		for (size_t i = 0; i < BHS_SIZE; i++)
+			bhs[i] = (uint8_t)test_random(t);
+		bhs[0] = (uint8_t)(op | IMMEDIATE);
+		bhs[4] = 0;
+		put24(bhs + 5, 0);
+		sent(t, "opcode %02xh with a header of random bytes, before login", op);
+		conn_write(s->conn, bhs, BHS_SIZE);
+		conn_close(s->conn);
+	}
+	expect_serving(t);
+}
+
+static void
+others_served_meanwhile(struct test *t)
+{
+	struct session *s[8];
+	for (unsigned i = 0; i < 8; i++) {
+		s[i] = session_open(t, "ImmediateData=No");
+		uint8_t *bytes = take_pattern(t, 97, 8192);
+		struct task *task = submit_write(s[i], 0, bytes, 8192, 0, 0);
+		task->manual = true;
+		await(task);
+	}
+	sent(t, "eight sessions' writes whose data does not come");
+	struct session *other = session_open(t, "");
+	expect_good(submit_read(other, 0, 1));
+	expect_alive(other);
+}
+
+static void
+login_half_way(struct test *t)
+{
+	struct session *s[32];
+	for (int i = 0; i < 32; i++) {
+		s[i] = session_connect(t);
+		login_step(s[i], SECURITY << 2, with_names(s[i], "AuthMethod=None,CHAP"));
+	}
+	sent(t, "32 logins that stop half way");
+	expect_serving(t);
+	for (int i = 0; i < 32; i++)
+		conn_reset(s[i]->conn);
+	expect_serving(t);
+}
+
+static void
 many_connections(struct test *t)
 {
 	for (int i = 0; i < 16; i++)
@@ -311,6 +449,16 @@ static const struct check checks[] = {
 	{"H17", MUST, "7.14", 0, "resets with reads in flight", reset_in_reads},
 	{"H18", MUST, "7.14", WRITABLE, "a reset in the middle of a write", reset_in_write},
 	{"H19", MUST, "11.3.4", 0, "an expected length of 4 GiB for nothing", huge_expected_length},
+	{"H21", MUST, "6.2", 0, "a Text Request of parts without end", endless_text},
+	{"H22", MUST, "7.14", 0, "16 MiB of pings whose answers are not taken", pings_unread},
+	{"H23", MUST, "7.3", 0, "a thousand PDUs to reject", many_rejects},
+	{"H24", MUST, "11.5", 0, "a thousand task management requests", many_managements},
+	{"H25", MUST, "7.7", 0, "each opcode with random fields", each_opcode},
+	{"H26", MUST, "7.7", 0, "each opcode with random fields before login",
+		each_opcode_in_login},
+	{"H27", MUST, "4.2.5.2", WRITABLE, "writes whose data does not come hold nobody up",
+		others_served_meanwhile},
+	{"H28", MUST, "6.3", 0, "32 logins that stop half way", login_half_way},
 	{"H20", MUST, "7.5", 0, "16 connections that say nothing", many_connections},
 };
 const struct group hostile_group = {"hostile", "RFC 7143", checks, COUNT_OF(checks)};

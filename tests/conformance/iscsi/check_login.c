@@ -529,7 +529,7 @@ static const struct check checks[] = {
 	{"L21", MUST, "13.21", 0, "an unknown SessionType is refused", unknown_session_type},
 	{"L22", MUST, "11.13.5", 0, "an unknown TSIH is refused: 020ah", unknown_tsih},
 	{"L23", MUST, "11.12.6", 0, "a TSIH with another ISID is refused: 020ah", foreign_tsih},
-	{"L24", MUST, "11.13.5", NOMULTI, "a connection too many is refused: 0206h",
+	{"L24", MUST, "11.13.5", 0, "a connection too many is refused: 0206h",
 		too_many_connections},
 	{"L25", MUST, "6.3", 0, "a NOP-Out before login closes the connection silently",
 		not_a_login},

@@ -151,6 +151,57 @@ reset_tells_others(struct test *t)
 		"UNIT ATTENTION 29h for the other session", "status %02xh", task->status);
 }
 
+/* Another session's write is in the way of a reset: it writes nothing, and either has no answer and its
+ * session a unit attention, or is told TASK ABORTED. */
+static void
+reset_hits_others(struct test *t, unsigned function)
+{
+	struct session *a = session_open(t, ""), *b = session_open(t, "ImmediateData=No");
+	uint8_t *before = take_pattern(t, 57, 8192);
+	write_bytes(a, 0, before, 8192);
+	struct task *task = begin_write(b, 0, 58);
+	expect_done(t, manage(a, function, t->target->uri.lun, NO_TAG, 0));
+	answer_r2t(task, task->r2t);
+	struct task *next = test_unit_ready(b);
+	expect(t, task->done ? task->status == TASK_ABORTED : next->status == CHECK_CONDITION,
+		"TASK ABORTED, or silence and a unit attention", "status %02xh, then %02xh",
+		task->status, next->status);
+	for (int i = 0; i < 3 && test_unit_ready(b)->status != GOOD; i++)
+		;
+	expect_stored(b, 0, before, 8192);
+}
+
+static void
+lun_reset_hits_others(struct test *t)
+{
+	reset_hits_others(t, LUN_RESET);
+}
+
+static void
+warm_reset_hits_others(struct test *t)
+{
+	reset_hits_others(t, WARM_RESET);
+}
+
+static void
+cold_reset(struct test *t)
+{
+	struct session *a = session_open(t, ""), *b = session_open(t, "");
+	uint8_t bhs[BHS_SIZE];
+	begin_bhs(a, bhs, OP_TMF | IMMEDIATE, FINAL | COLD_RESET);
+	put32(bhs + 20, NO_TAG);
+	sent(t, "TARGET COLD RESET");
+	send_pdu(a, bhs, NULL, 0);
+	const struct pdu *p = receive(a);
+	if (p != NULL && opcode_of(p) == OP_TMF_RESPONSE && p->bhs[2] == TMF_UNSUPPORTED)
+		skip(t, "response 5: not supported");
+	expect(t, p == NULL || (opcode_of(p) == OP_TMF_RESPONSE && p->bhs[2] == TMF_COMPLETE),
+		"response 0, or the end", "PDU %02xh, %u", opcode_of(p), p->bhs[2]);
+	expect(t, conn_ends_within(a->conn, 3000) && conn_ends_within(b->conn, 3000),
+		"all connections closed", "an open one");
+	expect_serving(t);
+}
+
 static void
 reset_no_lun(struct test *t)
 {
@@ -250,6 +301,11 @@ static const struct check checks[] = {
 	{"M09", MUST, "11.5.1", WRITABLE, "LOGICAL UNIT RESET ends the tasks", reset_lun},
 	{"M10", MUST, "4.2.3.3", 0, "LOGICAL UNIT RESET is told to other sessions: 29h",
 		reset_tells_others},
+	{"M18", MUST, "4.2.3.3", WRITABLE, "LOGICAL UNIT RESET ends other sessions' writes too",
+		lun_reset_hits_others},
+	{"M19", MUST, "4.2.3.3", WRITABLE, "TARGET WARM RESET does as well",
+		warm_reset_hits_others},
+	{"M20", MUST, "11.5.1", 0, "TARGET COLD RESET closes all connections", cold_reset},
 	{"M11", MUST, "11.6.1", 0, "LOGICAL UNIT RESET of a missing LUN: 2", reset_no_lun},
 	{"M12", MUST, "11.6.1", 0, "ABORT TASK SET of a missing LUN: 2", abort_set_no_lun},
 	{"M13", MUST, "11.6.1", 0, "CLEAR ACA is answered", clear_aca},

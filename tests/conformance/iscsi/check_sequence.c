@@ -304,6 +304,68 @@ ordered_after_writes(struct test *t)
 	}
 }
 
+/* A write that waits for its data. */
+static struct task *
+begin_write(struct session *s, unsigned attribute)
+{
+	uint32_t block = s->test->target->block_size;
+	uint8_t cdb[16];
+	make_cdb(cdb, 0x2a, 8, 1);
+	struct task *task = submit(s, cdb, FINAL | SCSI_WRITE | attribute, block, NULL, 0);
+	task->out = take_pattern(s->test, 32, block);
+	task->out_length = block;
+	task->manual = true;
+	await(task);
+	if (task->done)
+		fail(s->test, "an R2T", "status %02xh", task->status);
+	return task;
+}
+
+/* What comes while a write of one attribute waits, of another: it must wait too. */
+static void
+expect_to_wait(struct test *t, unsigned first, unsigned second)
+{
+	struct session *s = session_open(t, "ImmediateData=No");
+	struct task *write = begin_write(s, first);
+	uint8_t cdb[16];
+	make_cdb(cdb, 0x28, 8, 1);
+	struct task *read =
+		submit(s, cdb, FINAL | SCSI_READ | second, t->target->block_size, NULL, 0);
+	expect(t, conn_is_quiet(s->conn, QUIET_MS), "no answer before the write's", "one");
+	answer_r2t(write, write->r2t);
+	expect_good(write);
+	expect_good(read);
+	expect(t, memcmp(read->in, write->out, write->out_length) == 0, "the bytes just written",
+		"others");
+}
+
+static void
+ordered_waits(struct test *t)
+{
+	expect_to_wait(t, SIMPLE, ORDERED);
+}
+
+static void
+simple_waits(struct test *t)
+{
+	expect_to_wait(t, ORDERED, SIMPLE);
+}
+
+static void
+head_of_queue_passes(struct test *t)
+{
+	struct session *s = session_open(t, "ImmediateData=No");
+	struct task *write = begin_write(s, ORDERED);
+	uint8_t cdb[16] = {0};
+	struct task *behind = submit(s, cdb, FINAL | ORDERED, 0, NULL, 0);
+	struct task *first = submit(s, cdb, FINAL | HEAD_OF_QUEUE, 0, NULL, 0);
+	expect_good(first);
+	expect(t, !behind->done, "HEAD OF QUEUE before what waits", "the other way round");
+	answer_r2t(write, write->r2t);
+	expect_good(write);
+	expect_good(behind);
+}
+
 static void
 exp_stat_sn_ignored(struct test *t)
 {
@@ -339,6 +401,12 @@ static const struct check checks[] = {
 	{"S19", SHOULD, "11.3.1", 0, "a reserved task attribute is refused", reserved_attribute},
 	{"S20", MUST, "11.3.1", WRITABLE | QUEUES,
 		"ORDERED reads see the ORDERED writes before them", ordered_after_writes},
+	{"S22", MUST, "11.3.1", WRITABLE | QUEUES, "ORDERED waits for the write before it",
+		ordered_waits},
+	{"S23", MUST, "11.3.1", WRITABLE | QUEUES, "SIMPLE waits for the ORDERED write before it",
+		simple_waits},
+	{"S24", MUST, "11.3.1", WRITABLE | QUEUES, "HEAD OF QUEUE waits for neither",
+		head_of_queue_passes},
 	{"S21", MUST, "4.2.2.2", 0, "an ExpStatSN that lags does no harm", exp_stat_sn_ignored},
 };
 const struct group sequence_group = {"sequence", "RFC 7143", checks, COUNT_OF(checks)};

@@ -12,6 +12,7 @@ const struct group *const groups[] = {
 	&rejects_group,
 	&logout_group,
 	&reinstatement_group,
+	&connections_group,
 	&discovery_group,
 	&nop_group,
 	&text_group,

@@ -131,6 +131,8 @@ answer_text(struct peer *p, const struct pdu *pdu)
 {
 	uint8_t bhs[BHS_SIZE] = {TEXT_RESPONSE, FINAL};
 	bool more = (pdu->bhs[1] & CONTINUE) != 0, goes_on = load(pdu->bhs + 20, 4) != NO_TAG;
+	if (lying(LIE_ENDLESS_TEXT) && pdu->length > TEXT_MAX - p->text_length)
+		p->text_length = 0;
 	if (goes_on != p->text_pending || pdu->length > TEXT_MAX - p->text_length)
 		return give_reject(p, pdu, 0x09);
 	if (pdu->length > 0)

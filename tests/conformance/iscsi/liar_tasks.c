@@ -261,8 +261,9 @@ take_data(struct write_task *w, const struct pdu *pdu)
 	if (lying(LIE_MORE_THAN_ASKED) && offset == w->received && offset >= w->burst_end &&
 		w->offset + offset + pdu->length <= DISK_SIZE)
 		memcpy(disk + w->offset + offset, pdu->data, pdu->length);
-	if (!in_order || !good_data || offset != w->received || offset > w->burst_end ||
-		pdu->length > w->burst_end - offset)
+	uint32_t end = lying(LIE_ABOVE_BURST) ? w->wanted : w->burst_end;
+	if (!in_order || !good_data || offset != w->received || offset > end ||
+		pdu->length > end - offset)
 		return false;
 	if (pdu->length > 0)
 		memcpy(w->bytes + offset, pdu->data, pdu->length);
@@ -277,7 +278,7 @@ answer_data_out(struct peer *p, const struct pdu *pdu)
 	bool final = (pdu->bhs[1] & FINAL) != 0;
 	if (pdu->bad_data && !give_reject(p, pdu, 0x02))
 		return false;
-	if (w == NULL || load(pdu->bhs + 20, 4) != w->ttt)
+	if (w == NULL || (load(pdu->bhs + 20, 4) != w->ttt && !lying(LIE_ANY_TRANSFER_TAG)))
 		return true;
 	if (!take_data(w, pdu))
 		w->failed = true;
@@ -410,7 +411,8 @@ answer_waiting(struct peer *p)
 bool
 answer_command(struct peer *p, const struct pdu *pdu)
 {
-	if (STAILQ_EMPTY(&p->waiting) && !must_wait(p, pdu))
+	bool passes = (pdu->bhs[1] & 7) == HEAD_OF_QUEUE || STAILQ_EMPTY(&p->waiting);
+	if (passes && !must_wait(p, pdu))
 		return execute_command(p, pdu);
 	struct pdu *copy = calloc(1, sizeof *copy);
 	if (copy == NULL)
@@ -470,7 +472,8 @@ reset_unit(struct peer *p)
 {
 	struct peer *other;
 	LIST_FOREACH(other, &peers, link) {
-		abort_all(other);
+		if (other == p || !lying(LIE_RESET_SPARES_OTHERS))
+			abort_all(other);
 		if (other != p && !lying(LIE_RESET_UNTOLD))
 			other->attention = true;
 	}
@@ -498,8 +501,12 @@ manage(struct peer *p, const struct pdu *pdu)
 	case 6:
 		reset_unit(p);
 		return COMPLETE;
-	case 3:
 	case 7:
+		LIST_FOREACH(other, &peers, link)
+			if (other != p && !lying(LIE_COLD_RESET))
+				end_peer(other);
+		return COMPLETE;
+	case 3:
 		return UNSUPPORTED;
 	case 8:
 		return NO_REASSIGN;
@@ -517,5 +524,6 @@ answer_management(struct peer *p, const struct pdu *pdu)
 		return false;
 	memcpy(bhs + 16, pdu->bhs + 16, 4);
 	put_numbers(p, bhs, true);
-	return give_pdu(p, bhs, NULL, 0);
+	bool ends = (pdu->bhs[1] & 0x7f) == 7 && !lying(LIE_COLD_RESET);
+	return give_pdu(p, bhs, NULL, 0) && !ends;
 }

@@ -117,13 +117,15 @@ names_key(const char *keys, const char *key)
 	return false;
 }
 
-/* Session-wide keys have no place in a discovery session but for a few. */
+/* Session-wide keys have no place in a discovery session but for a few, nor where a connection joins its
+ * session. */
 static const char *
 all_keys(struct session *s, const char *keys)
 {
 	char *all = take(s->test, 1024 + strlen(keys));
+	bool narrow = s->discovery || s->tsih != 0;
 	for (int i = 0; i < USUAL_COUNT; i++) {
-		if (names_key(keys, usual_keys[i]) || (s->discovery && i != 0 && i != 1 && i != 4))
+		if (names_key(keys, usual_keys[i]) || (narrow && i != 0 && i != 1 && i != 4))
 			continue;
 		strcat(strcat(all, usual_keys[i]), "\n");
 	}
@@ -157,19 +159,21 @@ number_of(const char *value, uint32_t fallback)
 }
 
 static void
-take_agreement(struct session *s, const char *offers)
+take_agreement(struct session *s, const char *offers, bool joins)
 {
-	s->initial_r2t = agree(s, offers, "InitialR2T", "Yes")[0] == 'Y';
-	s->immediate_data = agree(s, offers, "ImmediateData", "No")[0] == 'Y';
-	s->max_burst = number_of(agree(s, offers, "MaxBurstLength", ""), 262144);
-	s->first_burst = number_of(agree(s, offers, "FirstBurstLength", ""), 65536);
-	s->max_outstanding = number_of(agree(s, offers, "MaxOutstandingR2T", ""), 1);
 	const char *segment = answer(s, "MaxRecvDataSegmentLength");
 	s->max_send = segment != NULL ? number_of(segment, DEFAULT_SEGMENT) : DEFAULT_SEGMENT;
 	const char *mine = strstr(offers, "MaxRecvDataSegmentLength=");
 	s->max_receive = number_of(mine + 25, DEFAULT_SEGMENT);
 	s->header_digest = strcmp(agree(s, offers, "HeaderDigest", "None"), "CRC32C") == 0;
 	s->data_digest = strcmp(agree(s, offers, "DataDigest", "None"), "CRC32C") == 0;
+	if (joins)
+		return;
+	s->initial_r2t = agree(s, offers, "InitialR2T", "Yes")[0] == 'Y';
+	s->immediate_data = agree(s, offers, "ImmediateData", "No")[0] == 'Y';
+	s->max_burst = number_of(agree(s, offers, "MaxBurstLength", ""), 262144);
+	s->first_burst = number_of(agree(s, offers, "FirstBurstLength", ""), 65536);
+	s->max_outstanding = number_of(agree(s, offers, "MaxOutstandingR2T", ""), 1);
 	if (s->first_burst > s->max_burst)
 		s->first_burst = s->max_burst;
 }
@@ -178,6 +182,7 @@ static unsigned
 operate(struct session *s, const char *keys)
 {
 	const char *offers = all_keys(s, keys);
+	bool joins = s->tsih != 0; /* session-wide keys stand */
 	const struct pdu *p = login_step(s, STAGES(OPERATIONAL, FULL_FEATURE), offers);
 	for (int i = 0; i < LOGIN_STEPS; i++) {
 		if (login_status(p) != 0)
@@ -185,7 +190,7 @@ operate(struct session *s, const char *keys)
 		if ((p->bhs[1] & TRANSIT) != 0) {
 			s->tsih = get16(p->bhs + 14);
 			s->next_tag++;
-			take_agreement(s, offers);
+			take_agreement(s, offers, joins);
 			return 0;
 		}
 		p = login_step(s, STAGES(OPERATIONAL, FULL_FEATURE), "");

@@ -131,7 +131,6 @@ target_probe(struct test *t)
 		{DISCOVERY, probe_discovery(t)},
 		{QUEUES, s->max_cmd_sn - s->exp_cmd_sn + 1 > 1},
 		{MULTI, multi},
-		{NOMULTI, !multi},
 	};
 	for (size_t i = 0; i < sizeof facts / sizeof facts[0]; i++)
 		target->offers |= facts[i].there ? facts[i].need : 0;
@@ -159,7 +158,6 @@ target_lacks(const struct target *target, unsigned needs)
 		"no discovery sessions",
 		"the command window is 1",
 		"MaxConnections is 1",
-		"MaxConnections is above 1",
 	};
 	unsigned missing = needs & ~target->offers;
 	return missing == 0 ? NULL : reasons[__builtin_ctz(missing)];

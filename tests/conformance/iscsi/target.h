@@ -23,7 +23,6 @@ enum need {
 	DISCOVERY = 1 << 8,
 	QUEUES = 1 << 9, /* a command window above 1 */
 	MULTI = 1 << 10, /* MaxConnections above 1 was agreed */
-	NOMULTI = 1 << 11,
 };
 
 struct target {

@@ -42,6 +42,8 @@ enum {
 	CLEAR_ACA = 3,
 	CLEAR_TASK_SET = 4,
 	LUN_RESET = 5,
+	WARM_RESET = 6,
+	COLD_RESET = 7,
 	TASK_REASSIGN = 8,
 	TMF_COMPLETE = 0,
 	TMF_NO_TASK = 1,
@@ -59,7 +61,7 @@ enum {
 	REJECT_INVALID = 0x09,
 };
 /* SAM */
-enum { GOOD = 0, CHECK_CONDITION = 2, TASK_SET_FULL = 0x28 };
+enum { GOOD = 0, CHECK_CONDITION = 2, TASK_SET_FULL = 0x28, TASK_ABORTED = 0x40 };
 
 /* One received PDU. Memory of the test. */
 struct pdu {
