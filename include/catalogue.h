@@ -49,6 +49,8 @@ struct target {
 	const struct credential *chap; /* who may log in; none: everyone that the rules let in */
 	size_t nchap;
 	const struct credential *mutual;    /* what the target proves itself by; NULL: nothing */
+	const char *redirect; /* HOST:PORT where it is instead; NULL: here */
+	bool moved;           /* there for good */
 	const struct initiator *initiators; /* access rules; none: any name */
 	size_t ninitiators;
 };

@@ -91,6 +91,8 @@ struct conf_target {
 	struct conf_credential *chap;
 	size_t nchap;
 	struct conf_credential mutual; /* user NULL: none */
+	char *redirect;                /* HOST:PORT to log in to instead; NULL: none */
+	bool moved;                    /* there for good */
 	struct conf_initiator *initiators; /* none: any name */
 	size_t ninitiators;
 };

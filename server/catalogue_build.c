@@ -49,6 +49,7 @@ destroy_target(const struct target *target)
 	free((struct lun *)(uintptr_t)target->luns);
 	destroy_credentials(target->chap, target->nchap);
 	destroy_credentials(target->mutual, target->mutual ? 1 : 0);
+	free((char *)(uintptr_t)target->redirect);
 	free((char *)(uintptr_t)target->name);
 }
 
@@ -150,6 +151,8 @@ fill_target(struct built *built, struct target *target, const struct conf_target
 		own_luns ? rule->nluns : conf->nluns, &target->nluns);
 	target->chap = copy_credentials(built, own_chap ? rule->chap : conf->chap,
 		own_chap ? rule->nchap : conf->nchap, &target->nchap);
+	target->redirect = copy_text(built, conf->redirect);
+	target->moved = conf->moved;
 	if (conf->mutual.user)
 		target->mutual = copy_credentials(built, &conf->mutual, 1, &one);
 }
@@ -166,7 +169,7 @@ add_target(struct built *built, const struct conf_target *conf)
 	if (!initiators)
 		built->no_memory = true;
 	target->initiators = initiators;
-	any = target->nluns > 0;
+	any = target->nluns > 0 || target->redirect;
 	for (size_t i = 0; initiators && i < conf->ninitiators; i++) {
 		initiators[i].name = copy_text(built, conf->initiators[i].name);
 		fill_target(built, &initiators[i].as, conf, &conf->initiators[i]);

@@ -199,6 +199,17 @@ static const struct config_key mutual_keys[] = {
 static const struct config_section mutual_section = {
 	"iscsi: targets: IQN: mutual_chap", "mutual_chap", SECTION_GROUP, .keys = mutual_keys};
 
+static const struct config_key redirect_keys[] = {
+	{"address", KEY_TEXT, IN(conf_target, redirect),
+		.help = "HOST:PORT, where initiators have to log in instead."},
+	{"permanent", KEY_SWITCH, IN(conf_target, moved), .fallback = "off",
+		.help = "Tell them that the target has moved for good."},
+	{0},
+};
+
+static const struct config_section redirect_section = {
+	"iscsi: targets: IQN: redirect", "redirect", SECTION_GROUP, .keys = redirect_keys};
+
 static const struct config_key initiator_keys[] = {
 	{"name", KEY_TEXT, IN(conf_initiator, name),
 		.help = "Its iSCSI name; case does not matter."},
@@ -240,6 +251,9 @@ static const struct config_key target_keys[] = {
 		.help = "How good the paths through a portal group are, told to initiators that have "
 			"several (ALUA): a word by the group's number. Every other group is "
 			"active/optimized. slabctl alua changes it."},
+	{"redirect", KEY_GROUP, .section = &redirect_section,
+		.help = "Send initiators that may get in to another address. "
+			"Such a target needs no luns."},
 	{0},
 };
 
@@ -355,7 +369,8 @@ const struct config_section config_root = {"", "configuration", SECTION_GROUP, .
 const struct config_section *const config_sections[] = {&config_root, &config_volume_section,
 	&nbd_section, &nbd_listen_section, &export_section, &iscsi_section, &iscsi_listen_section,
 	&target_section, &lun_section, &group_section, &credential_section, &mutual_section,
-	&initiator_section, &algorithm_section, &limits_section, &tls_section, NULL};
+	&initiator_section, &redirect_section, &algorithm_section, &limits_section, &tls_section,
+	NULL};
 
 _Static_assert(LIMIT_CONNECTIONS == 1024 && LIMIT_STRANGERS == 256,
 	"limits: connections and handshakes_per_address say their defaults in words");

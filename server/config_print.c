@@ -123,14 +123,19 @@ print_items(FILE *out, const struct config_key *key, const void *parent, unsigne
 	}
 }
 
-/* Nothing in the group was given. */
+/* Nothing in the group was given, or nothing but a switch that is off anyway. */
 static bool
 is_absent(const struct config_key *group, const void *item)
 {
-	for (const struct config_key *key = group->section->keys; key->name; key++)
-		if ((key->kind != KEY_TEXT && key->kind != KEY_SECRET) ||
-			*(char *const *)(const void *)((const char *)item + key->offset))
+	for (const struct config_key *key = group->section->keys; key->name; key++) {
+		const char *member = (const char *)item + key->offset;
+
+		if (key->kind == KEY_SWITCH ? *(const bool *)(const void *)member
+			: key->kind == KEY_TEXT || key->kind == KEY_SECRET
+				? *(char *const *)(const void *)member != NULL
+				: true)
 			return false;
+	}
 	return true;
 }
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "address.h"
 #include "config_load.h"
 #include "limits.h"
 
@@ -134,6 +135,24 @@ check_groups(struct config *config, size_t index)
 	}
 }
 
+static void
+check_redirect(struct config *config, const struct conf_target *target, const char *where)
+{
+	struct address address;
+	struct error error;
+	char path[80];
+
+	snprintf(path, sizeof(path), "%.56s.redirect.permanent", where);
+	if (!target->redirect && target->moved)
+		config_problem(config, path, "redirect of target %.230s: address is missing",
+			target->name);
+	snprintf(path, sizeof(path), "%.56s.redirect.address", where);
+	if (target->redirect && (!address_parse(target->redirect, &address, &error) ||
+					address.is_unix || address.is_vsock || address.tls))
+		config_problem(
+			config, path, "redirect: \"%.255s\" is not HOST:PORT", target->redirect);
+}
+
 void
 config_check_target(struct config *config, size_t index)
 {
@@ -150,7 +169,8 @@ config_check_target(struct config *config, size_t index)
 		if (strcmp(config->conf.targets[i].name, target->name) == 0)
 			config_problem(
 				config, path, "target %.230s is defined twice", target->name);
-	if (target->nluns == 0)
+	check_redirect(config, target, path);
+	if (target->nluns == 0 && !target->redirect)
 		config_problem(config, path, "target %.230s has no luns", target->name);
 	snprintf(whose, sizeof(whose), "target %.230s", target->name);
 	check_luns(config, path, whose, target->luns, target->nluns);

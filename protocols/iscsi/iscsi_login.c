@@ -38,6 +38,9 @@ static const char *
 describe_status(uint16_t status)
 {
 	switch (status) {
+	case ISCSI_LOGIN_MOVED_TEMPORARILY:
+	case ISCSI_LOGIN_MOVED:
+		return "redirected";
 	case ISCSI_LOGIN_AUTHENTICATION:
 		return "not authenticated";
 	case ISCSI_LOGIN_FORBIDDEN:
@@ -84,9 +87,10 @@ new_response(struct iscsi_conn *conn, const uint8_t *bhs, uint16_t status)
 	return reply;
 }
 
-/* Refuses the login; the connection closes when that is sent. */
+/* Refuses the login; the connection closes when that is sent. Takes the text, which may be NULL. */
 static void
-refuse_login(struct iscsi_conn *conn, const uint8_t *bhs, uint16_t status)
+refuse_with(struct iscsi_conn *conn, const uint8_t *bhs, uint16_t status, struct iscsi_text *text,
+	size_t length)
 {
 	struct iscsi_reply *reply;
 
@@ -95,12 +99,22 @@ refuse_login(struct iscsi_conn *conn, const uint8_t *bhs, uint16_t status)
 		conn->login ? conn->login->negotiation.names.target : "", describe_status(status),
 		status);
 	reply = new_response(conn, bhs, status);
-	if (!reply)
+	if (!reply) {
+		if (text)
+			slab_free(iscsi_caches.text, text);
 		return;
+	}
 	iscsi_conn_event(conn, EVENT_LOGIN_FAILED);
 	reply->last = true;
+	reply->text = text;
 	conn->rx.blocked = true; /* nothing after this is looked at */
-	iscsi_reply_push(reply, 0, STATSN_ADVANCE);
+	iscsi_reply_push(reply, length, STATSN_ADVANCE);
+}
+
+static void
+refuse_login(struct iscsi_conn *conn, const uint8_t *bhs, uint16_t status)
+{
+	refuse_with(conn, bhs, status, NULL, 0);
 }
 
 static bool
@@ -263,6 +277,27 @@ check_session(struct iscsi_conn *conn)
 	const struct iscsi_login *login = conn->login;
 
 	return login->tsih ? iscsi_session_find(conn, login, NULL) : 0;
+}
+
+/*
+ * 11.13.5: the target is somewhere else, which is then all that the answer says. Told to who may get
+ * in, when that is known.
+ */
+static uint16_t
+check_redirect(const struct iscsi_login *login, struct writer *out)
+{
+	const struct catalogue *catalogue = catalogue_get();
+	const struct target *target = catalogue_target(catalogue, login->negotiation.names.target);
+	uint16_t status = 0;
+
+	if (target && target->redirect && login->tsih == 0 && !login->discovery) {
+		out->length = 0;
+		/* 13.8: without the portal group tag */
+		iscsi_pair_write(out, "TargetAddress", target->redirect);
+		status = target->moved ? ISCSI_LOGIN_MOVED : ISCSI_LOGIN_MOVED_TEMPORARILY;
+	}
+	catalogue_put(catalogue);
+	return status;
 }
 
 /* What a target declares of itself (13.9, 13.12). */
@@ -429,6 +464,8 @@ answer_login(struct iscsi_conn *conn)
 		status = authenticate(conn, flags, &out);
 	if (!status && login->proved)
 		status = check_session(conn);
+	if (!status && login->proved)
+		status = check_redirect(login, &out);
 	if (!status) {
 		login->greeted = true;
 		write_declarations(conn, first, &out);
@@ -441,8 +478,9 @@ answer_login(struct iscsi_conn *conn)
 		return;
 	}
 	if (status) {
-		slab_free(iscsi_caches.text, answer);
-		refuse_login(conn, bhs, status);
+		if (status >> 8 != 1)
+			out.length = 0;
+		refuse_with(conn, bhs, status, answer, out.length);
 		return;
 	}
 	if (!login->proved) /* 6.3.2: the target, too, decides when a stage ends */

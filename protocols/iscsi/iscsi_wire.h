@@ -136,6 +136,8 @@ enum iscsi_reject {
 /* 11.13.5: class in the upper byte, detail in the lower */
 enum iscsi_login_status {
 	ISCSI_LOGIN_OK = 0x0000,
+	ISCSI_LOGIN_MOVED_TEMPORARILY = 0x0101,
+	ISCSI_LOGIN_MOVED = 0x0102, /* for good */
 	ISCSI_LOGIN_INITIATOR_ERROR = 0x0200,
 	ISCSI_LOGIN_AUTHENTICATION = 0x0201,
 	ISCSI_LOGIN_FORBIDDEN = 0x0202,

@@ -430,6 +430,56 @@ test_racing_reinstatements(void **state)
 	}
 }
 
+/* 11.13.5: temporarily or for good; not before who asks has proved who he is. */
+static void
+test_redirect(void **state)
+{
+	struct peer *peer;
+
+	(void)state;
+	world.targets[0].redirect = "192.0.2.9:3260";
+	for (unsigned i = 0; i < 4; i++) {
+		world.targets[0].moved = i % 2;
+		peer = peer_new(0);
+		assert_int_equal(peer_login_step(peer, i / 2 ? 0x87 : 0x00, NAMES, &response),
+			i % 2 ? ISCSI_LOGIN_MOVED : ISCSI_LOGIN_MOVED_TEMPORARILY);
+		assert_int_equal(response.bhs[BHS_FLAGS], 0);
+		assert_true(text_is(&response, "TargetAddress=192.0.2.9:3260\n"));
+		peer_expect_closed(peer);
+		peer_free(peer);
+	}
+	/* the other target is here */
+	peer = peer_new(0);
+	assert_int_equal(
+		peer_login_step(peer, 0x87,
+			"InitiatorName=" PEER_NAME "\nTargetName=" WORLD_OTHER "\n", &response),
+		0);
+	peer_free(peer);
+	peer = peer_new(0);
+	peer_discover(peer);
+	peer_free(peer);
+}
+
+static const struct credential redirect_user = {"alice", "twelve bytes"};
+
+static void
+test_redirect_after_authentication(void **state)
+{
+	struct peer *peer = peer_new(0);
+
+	(void)state;
+	world.targets[0].redirect = "192.0.2.9:3260";
+	world.targets[0].chap = &redirect_user;
+	world.targets[0].nchap = 1;
+	assert_int_equal(peer_login_step(peer, 0x87, NAMES, &response), ISCSI_LOGIN_AUTHENTICATION);
+	assert_int_equal(response.length, 0);
+	peer_free(peer);
+	peer = peer_new(0);
+	assert_int_equal(peer_login_step(peer, 0x00, NAMES "AuthMethod=CHAP\n", &response), 0);
+	assert_false(text_has(&response, "TargetAddress=192.0.2.9:3260"));
+	peer_free(peer);
+}
+
 static void
 test_discovery_login(void **state)
 {
@@ -476,6 +526,9 @@ main(void)
 			test_reinstatement_during_a_stall, world_start, world_stop),
 		cmocka_unit_test_setup_teardown(
 			test_racing_reinstatements, world_start, world_stop),
+		cmocka_unit_test_setup_teardown(test_redirect, world_start, world_stop),
+		cmocka_unit_test_setup_teardown(
+			test_redirect_after_authentication, world_start, world_stop),
 		cmocka_unit_test_setup_teardown(test_discovery_login, world_start, world_stop),
 	};
 
