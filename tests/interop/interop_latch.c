@@ -3,7 +3,8 @@
  * full: write() succeeds, writing back does not, and the kernel says so once. Four clients, two of each
  * protocol and spread over two loops, write and flush without pause: after the first failure nobody is
  * told a success of a FLUSH or FUA that began later, nor may read, until `slabctl clear`. Then the same
- * with O_DIRECT, where a WRITE with FUA is its own sync.
+ * with O_DIRECT, where a WRITE with FUA is its own sync; and with a device, a second loop device over a file
+ * on that ext4: it takes every write into its page cache, and its FLUSH is that file's fsync.
  */
 #include "config.h"
 
@@ -25,7 +26,7 @@
 #define SIZE    (64 * 1024 * 1024)
 
 static struct server server;
-static char loop_path[64];
+static char loop_path[64], device_path[64];
 static bool mounted_tmpfs, mounted_ext4;
 
 struct client {
@@ -66,6 +67,8 @@ clean_up(void)
 {
 	if (server.pid > 0 && server_running(&server))
 		server_stop(&server, SIGKILL);
+	if (device_path[0])
+		run("losetup -d %s", device_path);
 	if (mounted_ext4)
 		run("umount %s/m", server.dir);
 	if (loop_path[0])
@@ -74,12 +77,28 @@ clean_up(void)
 		run("umount %s/t", server.dir);
 }
 
+/* A loop device over `file` there. False: there is none. */
+static bool
+attach_loop(const char *file, char device[64])
+{
+	char path[160];
+	FILE *said;
+	bool read;
+
+	if (run("losetup -f --show %s/%s >%s/loop", server.dir, file, server.dir))
+		return false;
+	snprintf(path, sizeof(path), "%s/loop", server.dir);
+	said = fopen(path, "re");
+	read = said && fscanf(said, "%63s", device) == 1;
+	if (said)
+		fclose(said);
+	return read;
+}
+
 static void
 make_disk(void)
 {
 	const char *dir = server.dir;
-	char path[160];
-	FILE *file;
 
 	if (geteuid() != 0)
 		tap_skip_all("only root can mount");
@@ -88,14 +107,8 @@ make_disk(void)
 	if (run("mkdir %s/t %s/m && mount -t tmpfs -o size=48m none %s/t", dir, dir, dir))
 		tap_skip_all("no tmpfs can be mounted here");
 	mounted_tmpfs = true;
-	if (run("truncate -s 256M %s/t/back && losetup -f --show %s/t/back >%s/loop", dir, dir,
-		    dir))
+	if (run("truncate -s 256M %s/t/back", dir) || !attach_loop("t/back", loop_path))
 		tap_skip_all("there are no loop devices here");
-	snprintf(path, sizeof(path), "%s/loop", dir);
-	file = fopen(path, "re");
-	if (!file || fscanf(file, "%63s", loop_path) != 1)
-		tap_bail("which loop device?");
-	fclose(file);
 }
 
 static void
@@ -110,6 +123,9 @@ make_file_system(void)
 static void
 drop_file_system(void)
 {
+	if (device_path[0])
+		run("losetup -d %s", device_path);
+	device_path[0] = '\0';
 	run("umount %s/m", server.dir);
 	mounted_ext4 = false;
 }
@@ -283,6 +299,7 @@ cleared(struct client *clients)
 		"a second clear is refused: it has not failed");
 }
 
+/* NULL for the file's option: a device. */
 static void
 run_all(const char *what, const char *option)
 {
@@ -292,7 +309,14 @@ run_all(const char *what, const char *option)
 	tap_note("%s", what);
 	atomic_store(&failed, false);
 	make_file_system();
-	snprintf(volume, sizeof(volume), "web=file:%s/m/web.img,size=64M,%s", server.dir, option);
+	if (option)
+		snprintf(volume, sizeof(volume), "web=file:%s/m/web.img,size=64M,%s", server.dir,
+			option);
+	else if (run("truncate -s 64M %s/m/device", server.dir) == 0 &&
+		 attach_loop("m/device", device_path))
+		snprintf(volume, sizeof(volume), "web=device:%s", device_path);
+	else
+		tap_bail("there is no second loop device here");
 	server_start(&server, (const char *const[]){volume, NULL});
 	for (unsigned i = 0; i < CLIENTS; i++) {
 		connect_client(&clients[i], i);
@@ -300,7 +324,7 @@ run_all(const char *what, const char *option)
 			"client %u syncs while there is room", i);
 	}
 	storm(clients);
-	latched(clients, strcmp(option, "direct=off") == 0);
+	latched(clients, option && strcmp(option, "direct=off") == 0);
 	cleared(clients);
 	for (unsigned i = 0; i < CLIENTS; i++)
 		disconnect_client(&clients[i]);
@@ -316,5 +340,6 @@ main(void)
 	make_disk();
 	run_all("through the page cache", "direct=off");
 	run_all("past it", "direct=on");
+	run_all("a device", NULL);
 	return tap_done();
 }
