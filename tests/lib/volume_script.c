@@ -190,6 +190,8 @@ note_call(struct volume_script *script, struct blk_request *request)
 	struct script_call *call;
 
 	check_call(script, request);
+	if (script->options.forgets)
+		script->ncalls = 0;
 	CHECK(script->ncalls < SCRIPT_CALLS);
 	call = &script->calls[script->ncalls++];
 	*call = (struct script_call){.op = request->op,
@@ -434,7 +436,7 @@ void
 volume_script_hold(struct volume_script *script, bool hold)
 {
 	pthread_mutex_lock(&script->lock);
-	CHECK(!script->options.blocking);
+	CHECK(!script->options.blocking && !script->options.forgets);
 	script->hold = hold;
 	/* What is held is not carried out before blk_submit() returns. */
 	script->volume->info.carried_inline = !hold && carried_inline(&script->options);

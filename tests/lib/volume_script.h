@@ -51,6 +51,7 @@ struct volume_script_options {
 	bool no_fast_zero;
 	bool not_inline; /* blk_inline() is false although nothing is held */
 	bool cancels;    /* what is held and cancelled is taken back */
+	bool forgets;    /* the last call alone is kept; nothing is held */
 	bool blocking;   /* blocking functions on workers instead of submit(); nothing is held */
 };
 
