@@ -91,6 +91,7 @@
 #define LIMIT_SCSI_CDB          16
 #define LIMIT_SCSI_SENSE        252
 #define LIMIT_SCSI_LUNS         16384 /* of a target: flat space addressing. SAM-5 4.7.7.3 */
+#define LIMIT_SCSI_NEXUSES      1024 /* that were lost and are remembered: they hear of it */
 #define LIMIT_SCSI_UNMAP        256 /* descriptors in one UNMAP */
 #define LIMIT_SCSI_NAMED        16 /* initiator ports in one PERSISTENT RESERVE OUT */
 #define LIMIT_SCSI_COPIES        16 /* EXTENDED COPYs of a nexus and unit, running or remembered */

@@ -216,6 +216,7 @@ void
 scsi_stop(void)
 {
 	scsi_abort_stop();
+	scsi_nexus_stop();
 	scsi_unit_stop();
 	scsi_copy_stop();
 	if (scratch_cache)

@@ -53,6 +53,7 @@ enum {
 	ATTENTION_LUNS = 1024,
 	ATTENTION_OTHER_CLEARED = 2048, /* another nexus terminated commands */
 	ATTENTION_ALUA = 4096,
+	ATTENTION_NEXUS_LOSS = 8192,
 };
 
 /*
@@ -123,6 +124,7 @@ struct scsi_nexus {
 	const struct catalogue *catalogue;
 	const struct target *offered; /* NULL: no longer there */
 	uint32_t generation;          /* of what is offered, when it was looked at */
+	bool returned;                /* the same nexus was there before, and was lost */
 	struct scsi_unit **units;     /* those that were used, by ascending numbers */
 	unsigned nunits, room;
 	struct scsi_port *ports;
@@ -205,6 +207,8 @@ int scsi_unit_abort(struct scsi_unit *unit, struct scsi_abort *abort,
 void scsi_abort_close(struct scsi_unit *unit);
 
 /* Nexus (scsi_lun.c) */
+
+void scsi_nexus_stop(void);
 
 /* The unit a LUN names, opened when new. 0, -ENXIO: no such LUN, or -ENOMEM. */
 int scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit **unit);

@@ -114,6 +114,52 @@ copy_ports(struct scsi_nexus *nexus, const struct catalogue *catalogue)
 	return 0;
 }
 
+/*
+ * Nexuses that were lost, by a hash of their name: the last ones, in a ring. One that is forgotten, or taken
+ * for another, hears 29/00 for 29/07 or the other way round.
+ */
+static pthread_mutex_t lost_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t lost[LIMIT_SCSI_NEXUSES];
+static unsigned next_lost;
+
+/* FNV-1a of initiator port and target, never 0. */
+static uint64_t
+hash_nexus(const struct scsi_nexus *nexus)
+{
+	const char *const parts[] = {nexus->initiator, nexus->target};
+	uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		for (const char *c = parts[i]; *c; c++)
+			hash = (hash ^ (uint8_t)*c) * UINT64_C(0x100000001b3);
+		hash = (hash ^ 0xff) * UINT64_C(0x100000001b3);
+	}
+	return hash | 1;
+}
+
+/* True: it was; with `now` it is from now on. */
+static bool
+was_lost(const struct scsi_nexus *nexus, bool now)
+{
+	uint64_t hash = hash_nexus(nexus);
+	bool found = false;
+
+	pthread_mutex_lock(&lost_lock);
+	for (unsigned i = 0; i < ARRAY_SIZE(lost) && !found; i++)
+		found = lost[i] == hash;
+	if (now && !found)
+		lost[next_lost++ % ARRAY_SIZE(lost)] = hash;
+	pthread_mutex_unlock(&lost_lock);
+	return found;
+}
+
+void
+scsi_nexus_stop(void)
+{
+	memset(lost, 0, sizeof(lost));
+	next_lost = 0;
+}
+
 /* The target as a catalogue offers it to the nexus' initiator; NULL. */
 static const struct target *
 find_offered(const struct scsi_nexus *nexus, const struct catalogue *catalogue)
@@ -150,6 +196,7 @@ scsi_nexus_new(
 		return NULL;
 	}
 	scsi_alua_sync(nexus);
+	nexus->returned = was_lost(nexus, false);
 	return nexus;
 }
 
@@ -196,6 +243,8 @@ drop_unit(struct scsi_unit *unit)
 void
 scsi_nexus_free(struct scsi_nexus *nexus)
 {
+	if (nexus->nunits > 0) /* else it has nothing to lose */
+		was_lost(nexus, true);
 	while (nexus->nunits > 0)
 		close_unit(nexus->units[nexus->nunits - 1]);
 	free(nexus->units);

@@ -26,6 +26,7 @@ static const struct {
 } attentions[] = {
 	{ATTENTION_POWER_ON, ATTENTION_POWER_ON | ATTENTION_RESET | ATTENTION_MODE, ASC_POWER_ON},
 	{ATTENTION_RESET, ATTENTION_RESET | ATTENTION_MODE, ASC_DEVICE_RESET},
+	{ATTENTION_NEXUS_LOSS, ATTENTION_NEXUS_LOSS, ASC_NEXUS_LOSS},
 	{ATTENTION_MEDIUM, ATTENTION_MEDIUM | ATTENTION_CAPACITY, ASC_MEDIUM_CHANGED},
 	{ATTENTION_LUNS, ATTENTION_LUNS, ASC_LUNS_CHANGED},
 	{ATTENTION_ALUA, ATTENTION_ALUA, ASC_ALUA_CHANGED},
@@ -147,7 +148,9 @@ scsi_unit_open(struct scsi_nexus *nexus, const struct lun *lun, struct scsi_unit
 
 	if (!unit)
 		return -ENOMEM;
-	*unit = (struct scsi_unit){.nexus = nexus, .number = lun->number, .attentions = ATTENTION_POWER_ON};
+	*unit = (struct scsi_unit){.nexus = nexus,
+		.number = lun->number,
+		.attentions = nexus->returned ? ATTENTION_NEXUS_LOSS : ATTENTION_POWER_ON};
 	TAILQ_INIT(&unit->parts);
 	strncat(name, nexus->initiator, sizeof(name) - strlen(name) - 1);
 	unit->handle = blk_open(lun->volume, name, lun->read_only, &rc);

@@ -221,7 +221,7 @@ test_report_luns(void **state)
 	check_truncation(CDB(0xa0), 6, 4, sizeof(luns));
 	/* Also where there is no such LUN, and with an attention pending, which stays. */
 	assert_good(disk_command_lun(disk.nexus, missing_lun, CDB(0xa0, [9] = 255), NULL, 0));
-	assert_sense(disk_command(disk.nexus, CDB(0), NULL, 0), 6, 0x2900);
+	assert_sense(disk_command(disk.nexus, CDB(0), NULL, 0), 6, 0x2907);
 }
 
 static void

@@ -73,6 +73,47 @@ test_power_on(void **state)
 	assert_int_equal(volume_script_calls(disk.script), 1);
 }
 
+/* A nexus that was lost and comes back hears that, if it had anything to lose; another does not. */
+static void
+test_nexus_loss(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		scsi_nexus_free(disk.nexus);
+		disk.nexus =
+			scsi_nexus_new(&disk.catalogue, &disk.target, "iqn.test:one,i,0x1");
+		assert_sense(disk_command(disk.nexus, CDB(0), NULL, 0), 6, 0x2907);
+		assert_good(disk_command(disk.nexus, CDB(0), NULL, 0));
+	}
+	scsi_nexus_free(disk.other);
+	disk.other = scsi_nexus_new(&disk.catalogue, &disk.target, "iqn.test:two,i,0x2");
+	assert_sense(disk_command(disk.other, CDB(0), NULL, 0), 6, 0x2900);
+	scsi_nexus_free(disk.other);
+	disk.other = scsi_nexus_new(&disk.catalogue, &disk.target, "iqn.test:two,i,0x22");
+	assert_sense(disk_command(disk.other, CDB(0), NULL, 0), 6, 0x2900);
+}
+
+/* They are remembered to a number, the last ones. */
+static void
+test_many_nexuses_are_lost(void **state)
+{
+	char name[64];
+
+	(void)state;
+	for (unsigned i = 0; i <= LIMIT_SCSI_NEXUSES; i++) {
+		scsi_nexus_free(disk.other);
+		snprintf(name, sizeof(name), "iqn.test:n,i,0x%x", i);
+		disk.other = scsi_nexus_new(&disk.catalogue, &disk.target, name);
+		assert_sense(disk_command(disk.other, CDB(0), NULL, 0), 6, 0x2900);
+	}
+	scsi_nexus_free(disk.other);
+	disk.other = scsi_nexus_new(&disk.catalogue, &disk.target, name);
+	assert_sense(disk_command(disk.other, CDB(0), NULL, 0), 6, 0x2907);
+	scsi_nexus_free(disk.other);
+	disk.other = scsi_nexus_new(&disk.catalogue, &disk.target, "iqn.test:n,i,0x0");
+	assert_sense(disk_command(disk.other, CDB(0), NULL, 0), 6, 0x2900);
+}
+
 static void
 test_lun_reset(void **state)
 {
@@ -367,6 +408,9 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_addressing, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_power_on, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_nexus_loss, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_many_nexuses_are_lost, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_lun_reset, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_reset_through_another_target, disk_setup, disk_teardown),

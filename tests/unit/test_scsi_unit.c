@@ -64,6 +64,7 @@ count_attention(struct side *side)
 		return;
 	switch (get_be16(side->task.sense + 12)) {
 	case ASC_POWER_ON:
+	case ASC_NEXUS_LOSS: /* the same name, again and again */
 		side->power_ons++;
 		break;
 	case ASC_DEVICE_RESET:

@@ -321,7 +321,6 @@ test_write_atomic_of_memory(void **state)
 	disk_start(&(struct volume_script_options){.size = MIB});
 	assert_int_equal(volume_open(&conf, &volume, &error), 0);
 	disk_add_lun(1, volume, false);
-	volume_put(volume);
 	for (size_t i = 0; i < sizeof(data); i++)
 		data[i] = (uint8_t)(i / 512 + 1);
 	disk_command_lun(disk.nexus, lun, CDB(0), NULL, 0);
@@ -331,6 +330,10 @@ test_write_atomic_of_memory(void **state)
 	memcpy(back, a->in, MIB);
 	assert_memory_equal(back, data, MIB);
 	assert_bad_cdb(disk_command_lun(disk.nexus, lun, atomic_cdb(3, 2049), data, MIB), 12);
+	scsi_nexus_free(disk.nexus);
+	scsi_nexus_free(disk.other);
+	disk.nexus = disk.other = NULL;
+	volume_put(volume);
 	disk_stop();
 }
 
