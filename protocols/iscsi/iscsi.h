@@ -568,7 +568,8 @@ struct iscsi_task {
 	bool unsolicited; /* Data-Out without R2T will follow */
 	bool solicited;   /* an R2T is out */
 	bool reserved;    /* out_want bytes are */
-	bool aborted;     /* no status; task management waits for its end */
+	bool aborted;     /* task management waits for its end; no status */
+	bool told;        /* ... but TASK ABORTED */
 	bool in_window;
 	bool in_set;  /* its CmdSN has come, and it has not ended: iscsi_task_set.c */
 	bool dormant; /* waits there for others to end */
@@ -607,8 +608,10 @@ void iscsi_task_go(struct iscsi_task *task);
  */
 void iscsi_task_fail(struct iscsi_task *task, uint8_t asc, uint8_t ascq);
 void iscsi_task_refuse(struct iscsi_task *task, enum scsi_status status);
-/* Ends it without status: now (true), or when the SCSI layer lets go of it. */
-bool iscsi_task_abort(struct iscsi_task *task);
+/* Ends it without status: now, or when the SCSI layer lets go of it. */
+void iscsi_task_abort(struct iscsi_task *task);
+/* Ends one that is in its task set with status TASK ABORTED: now, or when the SCSI layer lets go. */
+void iscsi_task_abort_told(struct iscsi_task *task);
 void iscsi_task_free(struct iscsi_task *task);
 /* Aborts a connection's tasks: those whose data-out is still to come, or all. */
 void iscsi_tasks_abort(struct iscsi_conn *conn, bool all);
@@ -645,16 +648,26 @@ void iscsi_set_release(struct iscsi_session *session, bool held);
 
 struct iscsi_tmf {
 	TAILQ_ENTRY(iscsi_tmf) link;
-	struct iscsi_conn *conn; /* that asked, and gets the answer */
-	uint32_t itt;
+	struct iscsi_session *session;
+	struct iscsi_conn *conn; /* to answer; NULL: another nexus asked, by `part` */
+	struct scsi_abort_part *part;
+	const struct scsi_unit *unit; /* of the part; only to be compared */
+	bool tas;                     /* the part's tasks answer TASK ABORTED */
+	bool begun;                   /* false while it is being set up */
+	uint32_t itt, cmdsn, rtt;
 	uint8_t function;
 	uint8_t lun[8];
-	uint32_t rtt;
 	uint64_t deadline;
+	struct scsi_abort abort; /* what a reset wants of other nexuses */
 };
 
 void iscsi_tmf_request(struct iscsi_conn *conn, const struct iscsi_request *request);
-/* An aborted task has ended: answers who waited for it. */
+/* What another nexus wants of the session: a scsi_abort_fn; the owner is the session. */
+unsigned
+iscsi_tmf_other(void *owner, const struct scsi_unit *unit, bool tas, struct scsi_abort_part *part);
+/* A function waits for this command that has come only now: it is aborted at once. */
+bool iscsi_tmf_covers(const struct iscsi_session *session, const struct iscsi_task *task);
+/* An aborted task has ended, or ExpCmdSN moved: answers who waited for it. */
 void iscsi_tmf_settle(struct iscsi_session *session);
 /* Deadlines. */
 void iscsi_tmf_sweep(struct iscsi_session *session, uint64_t now);

@@ -357,6 +357,7 @@ iscsi_login_continue(struct iscsi_conn *conn)
 			refuse_login(conn, login->final, ISCSI_LOGIN_NOT_FOUND);
 			return;
 		}
+		scsi_nexus_attach(session->nexus, iscsi_tmf_other, session);
 	}
 	reply = new_response(conn, login->final, ISCSI_LOGIN_OK);
 	if (!reply)

@@ -384,7 +384,7 @@ iscsi_session_free(struct iscsi_session *session)
 {
 	struct iscsi_held *held;
 
-	CHECK(session->ntasks == 0 && TAILQ_EMPTY(&session->waits));
+	CHECK(session->ntasks == 0 && TAILQ_EMPTY(&session->waits) && TAILQ_EMPTY(&session->tmfs));
 	while ((held = TAILQ_FIRST(&session->held))) { /* gaps that were closed */
 		TAILQ_REMOVE(&session->held, held, link);
 		slab_free(iscsi_caches.held, held);
@@ -456,7 +456,12 @@ iscsi_session_advance(struct iscsi_session *session)
 	struct iscsi_held *held;
 	struct iscsi_task *task;
 
-	while ((held = TAILQ_FIRST(&session->held)) && held->cmdsn == session->exp_cmdsn) {
+	for (;;) {
+		if (session->ntmfs > 0) /* some wait for commands up to here */
+			iscsi_tmf_settle(session);
+		held = TAILQ_FIRST(&session->held);
+		if (!held || held->cmdsn != session->exp_cmdsn)
+			return;
 		session->exp_cmdsn++;
 		TAILQ_REMOVE(&session->held, held, link);
 		task = held->task;

@@ -112,12 +112,23 @@ static void
 task_done(struct scsi_task *scsi)
 {
 	struct iscsi_task *task = container_of(scsi, struct iscsi_task, scsi);
+	struct iscsi_session *session = task->session;
 
 	release_out(task);
-	if (task->aborted || task->conn->dying)
+	if (task->conn->dying || (task->aborted && !task->told)) {
 		iscsi_task_free(task);
-	else
+		return;
+	}
+	if (task->told) {
+		task->aborted = task->told = false;
+		iobuf_free(&scsi->in);
+		scsi->in_length = 0;
+		iscsi_task_refuse(task, SCSI_TASK_ABORTED);
 		iscsi_data_reply(task);
+		iscsi_tmf_settle(session);
+		return;
+	}
+	iscsi_data_reply(task);
 }
 
 static void
@@ -191,7 +202,21 @@ iscsi_task_turn(struct iscsi_task *task)
 		start_task(task);
 }
 
-bool
+/* The PDU being received, if it is this task's, has no effect any more. */
+static void
+leave_rx(struct iscsi_task *task)
+{
+	struct iscsi_rx *rx = &task->conn->rx;
+
+	if (rx->task != task)
+		return;
+	rx->niov = 0;
+	if (rx->blocked)
+		iscsi_conn_resume_soon(task->conn);
+	rx->blocked = false;
+}
+
+void
 iscsi_task_abort(struct iscsi_task *task)
 {
 	struct iscsi_rx *rx = &task->conn->rx;
@@ -200,24 +225,49 @@ iscsi_task_abort(struct iscsi_task *task)
 	case TASK_COLLECT:
 	case TASK_READY:
 		forget_task(task);
+		leave_rx(task);
 		if (rx->task == task) {
 			rx->task = NULL;
-			rx->niov = 0;
 			rx->drop = true;
-			if (rx->blocked)
-				iscsi_conn_resume_soon(task->conn);
-			rx->blocked = false;
 		}
 		iscsi_task_free(task);
-		return true;
+		break;
 	case TASK_RUNNING:
+		scsi_cancel(&task->scsi);
+		/* fallthrough */
 	case TASK_REPLY:
 		task->aborted = true;
-		return false;
+		task->told = false;
+		break;
 	case TASK_STATUS:
-		return false;
+		break;
 	}
-	return false;
+}
+
+void
+iscsi_task_abort_told(struct iscsi_task *task)
+{
+	switch (task->state) {
+	case TASK_COLLECT:
+		leave_rx(task);
+		iscsi_task_refuse(task, SCSI_TASK_ABORTED);
+		iscsi_task_go(task); /* when the data asked for has passed by. 4.2.3.3 */
+		break;
+	case TASK_READY:
+		iscsi_task_refuse(task, SCSI_TASK_ABORTED);
+		if (!task->dormant)
+			iscsi_data_reply(task);
+		break;
+	case TASK_RUNNING:
+		if (task->aborted)
+			break;
+		task->aborted = task->told = true;
+		scsi_cancel(&task->scsi);
+		break;
+	case TASK_REPLY:
+	case TASK_STATUS:
+		break;
+	}
 }
 
 void
@@ -460,6 +510,7 @@ iscsi_task_finish(struct iscsi_conn *conn)
 	struct iscsi_session *session = conn->session;
 	struct iscsi_rx *rx = &conn->rx;
 	struct iscsi_task *task = rx->task;
+	bool covered = session->ntmfs > 0 && iscsi_tmf_covers(session, task);
 	enum iscsi_order order;
 
 	rx->task = NULL;
@@ -484,7 +535,10 @@ iscsi_task_finish(struct iscsi_conn *conn)
 			session->exp_cmdsn++;
 		iscsi_task_turn(task);
 	}
-	iscsi_task_go(task);
+	if (covered)
+		iscsi_task_abort(task);
+	else
+		iscsi_task_go(task);
 	if (order == ORDER_NOW)
 		iscsi_session_advance(session);
 }

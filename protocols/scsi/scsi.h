@@ -163,7 +163,7 @@ typedef unsigned scsi_abort_fn(
 void scsi_nexus_attach(struct scsi_nexus *nexus, scsi_abort_fn *abort, void *owner);
 void scsi_abort_ended(struct scsi_abort_part *part, bool complete);
 
-/* Asks for one LUN, or all that the nexus has used (NULL; scsi_target_reset() uses all). 0, or
+/* Asks for one LUN, or all of the nexus (NULL). Before the unit is reset: TAS is a mode page's. 0, or
  * -ENXIO, -ENOMEM: nothing was begun, and done() does not follow. */
 int scsi_abort_others(struct scsi_nexus *nexus, const uint8_t *lun, struct scsi_abort *abort);
 /* The asker does not want to hear of it; harmless when nothing is under way. */

@@ -217,6 +217,7 @@ scsi_abort_others(struct scsi_nexus *nexus, const uint8_t *lun, struct scsi_abor
 		rc = scsi_nexus_unit(nexus, lun, &unit);
 		return rc < 0 ? rc : scsi_unit_abort(unit, abort, NULL, NULL);
 	}
+	scsi_nexus_use_all(nexus);
 	rc = begin_run(abort, &run);
 	for (unsigned i = 0; rc == 0 && i < nexus->nunits; i++)
 		ask_others(run, nexus->units[i], NULL, NULL);

@@ -228,6 +228,8 @@ scsi_nexus_refresh(struct scsi_nexus *nexus)
 	if (atomic_load_explicit(&catalogue_generation, memory_order_acquire) != nexus->generation)
 		scsi_nexus_renew(nexus);
 }
+/* Opens what is not open yet, as far as there is memory. */
+void scsi_nexus_use_all(struct scsi_nexus *nexus);
 /* A task has left; the unit is let go when it was waited for. */
 void scsi_nexus_leave(struct scsi_unit *unit);
 

@@ -439,13 +439,19 @@ scsi_lun_cleared(struct scsi_nexus *nexus, const uint8_t lun[8])
 }
 
 void
-scsi_target_reset(struct scsi_nexus *nexus)
+scsi_nexus_use_all(struct scsi_nexus *nexus)
 {
 	struct scsi_unit *unit;
 
 	scsi_nexus_refresh(nexus);
-	for (size_t i = 0; nexus->offered && i < nexus->offered->nluns; i++) {
-		if (open_number(nexus, nexus->offered->luns[i].number, &unit) == 0)
-			scsi_unit_reset(unit);
-	}
+	for (size_t i = 0; nexus->offered && i < nexus->offered->nluns; i++)
+		open_number(nexus, nexus->offered->luns[i].number, &unit);
+}
+
+void
+scsi_target_reset(struct scsi_nexus *nexus)
+{
+	scsi_nexus_use_all(nexus);
+	for (unsigned i = 0; i < nexus->nunits; i++)
+		scsi_unit_reset(nexus->units[i]);
 }

@@ -192,7 +192,8 @@ scsi_fail_errno(struct scsi_task *task, int rc)
 					     .information = task->blk.mismatch});
 		return;
 	}
-	log_failure(task, rc);
+	if (rc != -ETIMEDOUT || !task->cancelled) /* nobody wanted it any more */
+		log_failure(task, rc);
 	switch (rc) {
 	case -EIO:
 		scsi_fail(task, KEY_MEDIUM_ERROR,

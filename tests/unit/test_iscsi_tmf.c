@@ -62,8 +62,6 @@ test_answers_at_once(void **state)
 	expect_answer(peer, ISCSI_NO_REASSIGN);
 	send_tmf(peer, ISCSI_CLEAR_ACA, 0, 0, 0);
 	expect_answer(peer, ISCSI_NOT_SUPPORTED);
-	send_tmf(peer, ISCSI_TARGET_COLD_RESET, 0, 0, 0);
-	expect_answer(peer, ISCSI_NOT_SUPPORTED);
 	send_tmf(peer, 0, 0, 0, 0);
 	expect_answer(peer, ISCSI_NOT_SUPPORTED);
 	send_tmf(peer, 0x7f, 0, 0, 0);
@@ -231,6 +229,119 @@ test_abort_fills_the_gap(void **state)
 	peer_free(peer);
 }
 
+/*
+ * 4.2.3.3: ABORT TASK SET means every command with a lower CmdSN, also one that comes only now; what
+ * has a higher one is not meant.
+ */
+static void
+test_abort_task_set_waits_for_commands(void **state)
+{
+	static const uint8_t functions[] = {
+		ISCSI_ABORT_TASK_SET, ISCSI_CLEAR_TASK_SET, ISCSI_LUN_RESET};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(functions); i++) {
+		struct peer *peer = peer_session(NULL);
+		uint32_t missing = peer->cmdsn++, later;
+
+		volume_script_forget(world.script);
+		start_read(peer); /* held behind the gap, and aborted */
+		send_tmf(peer, functions[i], 0, 0, 0);
+		later = peer->cmdsn;
+		start_read(peer);
+		later = peer->itt;
+		peer_expect_nothing(peer);
+		peer->cmdsn = missing;
+		start_read(peer);
+		if (functions[i] == ISCSI_LUN_RESET) { /* the unit's attention */
+			expect_answer(peer, ISCSI_FUNCTION_COMPLETE);
+			assert_int_equal(
+				get_be32(peer_expect(peer, ISCSI_RESPONSE)->bhs + BHS_ITT), later);
+		} else {
+			expect_answer(peer, ISCSI_FUNCTION_COMPLETE);
+			assert_int_equal(
+				get_be32(peer_expect(peer, ISCSI_DATA_IN)->bhs + BHS_ITT), later);
+		}
+		peer_expect_nothing(peer);
+		peer->cmdsn = missing + 3;
+		peer_free(peer);
+	}
+}
+
+/* They do not come: after 10 s it is FUNCTION REJECTED. An immediate command is not waited for. */
+static void
+test_abort_task_set_waits_in_vain(void **state)
+{
+	struct peer *peer = peer_session(NULL);
+
+	(void)state;
+	peer->cmdsn++;
+	send_tmf(peer, ISCSI_ABORT_TASK_SET, 0, 0, 0);
+	peer_expect_nothing(peer);
+	peer_start(peer, ISCSI_NOP_OUT | ISCSI_IMMEDIATE);
+	peer_send(peer, NULL, 0);
+	peer_expect(peer, ISCSI_NOP_IN);
+	virtual_advance(LIMIT_ISCSI_ABORT + 2 * SECOND_NS);
+	expect_answer(peer, ISCSI_FUNCTION_REJECTED);
+	peer_free(peer);
+}
+
+/* 4.2.3.3: a reset of the target waits for no command: numbers up to its own count as received. */
+static void
+test_target_reset_fills_the_gaps(void **state)
+{
+	struct peer *peer = peer_session(NULL);
+	uint32_t first = peer->cmdsn;
+
+	(void)state;
+	peer->cmdsn = first + 1;
+	start_read(peer); /* held, and aborted */
+	peer->cmdsn = first + 3;
+	peer_start(peer, ISCSI_NOP_OUT);
+	peer_send(peer, NULL, 0);
+	peer->cmdsn = first + 5;
+	send_tmf(peer, ISCSI_TARGET_WARM_RESET, 0, 0, 0);
+	peer_expect(peer, ISCSI_NOP_IN);
+	expect_answer(peer, ISCSI_FUNCTION_COMPLETE);
+	peer_expect_nothing(peer);
+	assert_int_equal(volume_script_calls(world.script), 0);
+	peer_clear_attention(peer);
+	/* a number that is in no window fills nothing */
+	peer->cmdsn += LIMIT_ISCSI_WINDOW + 5;
+	send_tmf(peer, ISCSI_TARGET_WARM_RESET, 0, 0, 0);
+	expect_answer(peer, ISCSI_FUNCTION_COMPLETE);
+	peer->cmdsn -= LIMIT_ISCSI_WINDOW + 5;
+	peer_clear_attention(peer);
+	peer_free(peer);
+}
+
+/* What the block layer can take back is waited for no longer than it takes. */
+static void
+test_abort_takes_back(void **state)
+{
+	struct peer *peer;
+
+	(void)state;
+	world_stop(NULL);
+	world_start_with(&(struct volume_script_options){.not_inline = true, .cancels = true});
+	peer = peer_session(NULL);
+	volume_script_hold(world.script, true);
+	start_read(peer);
+	send_tmf(peer, ISCSI_ABORT_TASK, 0, peer->itt - 1, 0);
+	send_tmf(peer, ISCSI_ABORT_TASK, 0, peer->itt - 1, 0);
+	expect_answer(peer, ISCSI_NO_TASK);
+	expect_answer(peer, ISCSI_FUNCTION_COMPLETE);
+	assert_int_equal(volume_script_held(world.script), 0);
+	peer_expect_nothing(peer);
+	/* so for a connection that is lost: its tasks are aborted */
+	start_read(peer);
+	virtual_run_until_idle();
+	assert_int_equal(volume_script_held(world.script), 1);
+	peer_free(peer);
+	assert_int_equal(volume_script_held(world.script), 0);
+	volume_script_hold(world.script, false);
+}
+
 /* A held command is aborted like any other, and leaves no hole. */
 static void
 test_abort_of_a_held_task(void **state)
@@ -373,6 +484,10 @@ main(void)
 		WORLD_TEST(test_two_functions_share_a_task),
 		WORLD_TEST(test_abort_during_data_in),
 		WORLD_TEST(test_abort_fills_the_gap),
+		WORLD_TEST(test_abort_task_set_waits_for_commands),
+		WORLD_TEST(test_abort_task_set_waits_in_vain),
+		WORLD_TEST(test_target_reset_fills_the_gaps),
+		WORLD_TEST(test_abort_takes_back),
 		WORLD_TEST(test_abort_of_a_held_task),
 		WORLD_TEST(test_resets),
 		WORLD_TEST(test_too_many_functions),

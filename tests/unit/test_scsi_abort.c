@@ -236,8 +236,8 @@ test_all_units(void **state)
 	disk_command_lun(disk.other, lun_5, CDB(OP_TEST_UNIT_READY), NULL, 0);
 	told = 0;
 	asking = (struct scsi_abort){.done = note_done, .reset = true};
-	scsi_target_reset(disk.nexus);
 	assert_int_equal(scsi_abort_others(disk.nexus, NULL, &asking), 0);
+	scsi_target_reset(disk.nexus);
 	virtual_run_until_idle();
 	expect_told(true);
 	/* one volume: each of the two LUNs asks both of the other nexus' */
