@@ -69,7 +69,7 @@ may_include "server/runtime includes include/ and its own" server/runtime '[a-z_
 only "only loop.c and the metrics endpoint include libevent" 'event2?/.*|event\.h' \
 	'server/runtime/loop\.c|server/metrics\.c'
 only "only TLS and CHAP include OpenSSL" 'openssl/.*' \
-	'server/runtime/(stream_tls\.c|tls_context\.c|tls_openssl\.h|tls_records\.[ch])|protocols/iscsi/iscsi_chap\.c|tests/(unit|bench)/.*(tls|chap).*'
+	'server/runtime/(stream_tls\.c|tls_context\.c|tls_openssl\.h|tls_records\.[ch])|protocols/iscsi/iscsi_chap\.c|tests/(unit|bench|fuzz)/.*(tls|chap).*'
 only "only the digests include ISA-L" 'isa-l/.*|isa-l\.h' 'protocols/iscsi/.*|tests/unit/test_iscsi.*'
 only "only the daemon includes libfyaml and jansson" 'libfyaml\.h|jansson\.h' \
 	'server/[a-z_]*\.[ch]|tests/unit/.*'
