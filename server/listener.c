@@ -342,6 +342,9 @@ print_offer(const struct listener *listener, const struct catalogue *catalogue)
 	}
 	if (left > 1)
 		dprintf(STDERR_FILENO, " and %zu more", left - 1);
+	if (!listener->portal && catalogue->tls != TLS_OFF)
+		dprintf(STDERR_FILENO, ", TLS %s",
+			catalogue->tls == TLS_REQUIRE ? "required" : "allowed");
 }
 
 void

@@ -328,6 +328,8 @@ test_injection() {
 test_require() {
 	local own=(--tls-cert "$dir/server.pem" --tls-key "$dir/server.key" --tls-ca "$dir/ca.pem")
 	start_slabd "${own[@]}" --tls-psk "$dir/keys.psk" disk0=memory:32M
+	cp "$SLABD_LOG" "$dir/out"
+	shows "it is said at the start" '^nbd 127.*disk0 .*, TLS required$'
 	if have nbdcopy; then
 		test_clients "certificates" "$(certificates good)"
 		test_clients "PSK" "$(psk keys)"
