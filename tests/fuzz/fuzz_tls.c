@@ -384,7 +384,9 @@ do_step(struct session *s, struct reader *reader)
 			SSL_shutdown(s->ssl);
 		break;
 	case STEP_FINISH:
-		s->finished = s->finished || stream_finish(s->stream) == 0;
+		/* As connections do it: behind all they have to say. */
+		if (!s->finished && s->owner_wrote == s->owner_wants)
+			s->finished = stream_finish(s->stream) == 0;
 		break;
 	case STEP_MOVE:
 		stream_detach(s->stream);
