@@ -15,7 +15,8 @@ check_active(const struct iscsi_params *active)
 {
 	CHECK(active->max_recv >= 512 && active->max_recv < 1 << 24);
 	CHECK(active->first_burst <= active->max_burst);
-	CHECK(active->max_connections == 1 && active->error_recovery_level == 0);
+	CHECK(active->max_connections >= 1 && active->error_recovery_level == 0);
+	CHECK(active->max_connections <= LIMIT_ISCSI_CONNECTIONS);
 	CHECK(active->header_digest <= 1 && active->data_digest <= 1 && active->discovery <= 1);
 }
 

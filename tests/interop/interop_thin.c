@@ -84,6 +84,9 @@ main(void)
 	tap_ok(written == LIMIT, "%u MiB can be written", written);
 	tap_ok(error == ENOSPC, "one more is refused by NBD with ENOSPC (%s)", strerror(error));
 	sense = write_iscsi(LIMIT);
+	tap_ok(sense == 0x063807, "iSCSI is told first that a soft threshold was passed (%06x)",
+		(unsigned)sense);
+	sense = write_iscsi(LIMIT);
 	tap_ok(sense == 0x072707, "and by iSCSI with DATA PROTECT 27/07 (%06x)", (unsigned)sense);
 	tap_ok(write_nbd(3) == 0 && write_iscsi(4) == 0, "what has its memory is written");
 	for (unsigned i = 0; i < LIMIT; i += 17)
