@@ -188,6 +188,13 @@ void blk_submit(struct blk_handle *handle, struct blk_request *request);
  */
 void blk_cancel(struct blk_request *request);
 
+/*
+ * The handle's loop. blk_cancel(), by a client that is lost and may come back: if what is left is a write of
+ * any kind, requests on its range that anybody submits later, also on a loop that hears of it by a message
+ * posted after this, wait until it has ended. Never completes inside.
+ */
+void blk_abandon(struct blk_request *request);
+
 /* "read", "write zeroes", ... for log lines. */
 const char *blk_op_name(enum blk_op op);
 

@@ -323,6 +323,14 @@ blk_cancel(struct blk_request *request)
 }
 
 void
+blk_abandon(struct blk_request *request)
+{
+	blk_cancel(request);
+	if (request->state & STATE_OWNED && OP(request->op) & WRITING && request->length > 0)
+		freeze_behind(request);
+}
+
+void
 blk_restart(struct blk_request *request)
 {
 	start_request(request);

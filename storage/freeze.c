@@ -7,9 +7,11 @@
 #include "config.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
+#include "log.h"
 #include "storage.h"
 
 static void look_at_freezes(struct loop_task *task);
@@ -139,7 +141,8 @@ answer(struct lane *lane, struct freeze *freeze)
 static bool
 is_active(const struct freeze *freeze)
 {
-	return freeze->state == FREEZE_STARTING || freeze->state == FREEZE_HELD;
+	return freeze->state == FREEZE_STARTING || freeze->state == FREEZE_HELD ||
+	       (freeze->state == FREEZE_QUEUED && freeze->behind);
 }
 
 /* On the lane's loop: something began or ended. */
@@ -246,8 +249,8 @@ freeze_cancel(struct freeze *freeze)
 	pthread_mutex_unlock(&freeze->volume->lock);
 }
 
-void
-freeze_start(struct freeze *freeze, struct volume *volume, uint64_t offset, uint64_t length,
+static void
+prepare_freeze(struct freeze *freeze, struct volume *volume, uint64_t offset, uint64_t length,
 	enum freeze_mode mode, void (*ready)(struct freeze *freeze, int rc))
 {
 	uint64_t block = volume->info.physical_block_size;
@@ -265,12 +268,56 @@ freeze_start(struct freeze *freeze, struct volume *volume, uint64_t offset, uint
 	freeze->length = end - offset;
 	freeze->mode = mode;
 	freeze->state = FREEZE_QUEUED;
+}
+
+void
+freeze_start(struct freeze *freeze, struct volume *volume, uint64_t offset, uint64_t length,
+	enum freeze_mode mode, void (*ready)(struct freeze *freeze, int rc))
+{
+	prepare_freeze(freeze, volume, offset, length, mode, ready);
 	freeze->deadline = loop_now(freeze->loop) + LIMIT_FREEZE_WAIT;
 	freeze->sweep.sweep = give_up_late;
 	loop_sweep_add(freeze->loop, &freeze->sweep);
 	pthread_mutex_lock(&volume->lock);
 	TAILQ_INSERT_TAIL(&volume->freezes, freeze, link);
 	start_freezes(volume);
+	pthread_mutex_unlock(&volume->lock);
+}
+
+/* All that was in flight has ended, what is left behind among it. */
+static void
+end_behind(struct freeze *freeze, int rc)
+{
+	struct volume *volume = freeze->volume;
+
+	CHECK(rc == 0); /* it has no deadline */
+	freeze_release(freeze);
+	free(freeze);
+	volume_put(volume);
+}
+
+/*
+ * A freeze that nobody does anything in. It has its turn like any other, since a request that is
+ * emulated may be waiting for its own; but nothing new may slip into its range meanwhile.
+ */
+void
+freeze_behind(const struct blk_request *request)
+{
+	struct volume *volume = request->handle->volume;
+	struct freeze *freeze = malloc(sizeof(*freeze));
+
+	if (!freeze) {
+		log_error("%s: out of memory: a lost client's %s is not waited for",
+			request->handle->name, blk_op_name(request->op));
+		return;
+	}
+	prepare_freeze(freeze, volume_get(volume), request->offset, request->length, FREEZE_ALL,
+		end_behind);
+	freeze->behind = true;
+	pthread_mutex_lock(&volume->lock);
+	TAILQ_INSERT_TAIL(&volume->freezes, freeze, link);
+	start_freezes(volume);
+	tell_lanes(volume);
 	pthread_mutex_unlock(&volume->lock);
 }
 

@@ -313,6 +313,7 @@ struct freeze {
 	void (*ready)(struct freeze *freeze, int rc);
 	uint64_t offset, length;
 	enum freeze_mode mode;
+	bool behind; /* holds requests already while it is queued */
 	enum { FREEZE_QUEUED, FREEZE_STARTING, FREEZE_HELD, FREEZE_OVER } state;
 	uint64_t unanswered[(LANES + 63) / 64]; /* lanes that still have overlapping requests */
 	uint64_t deadline;
@@ -334,6 +335,9 @@ void freeze_release(struct freeze *freeze);
 /* On its loop: the range is not wanted any more. ready(freeze, -ETIMEDOUT) follows, unless it is on its way
  * with 0 already. */
 void freeze_cancel(struct freeze *freeze);
+
+/* Whatever overlaps the request and is submitted later waits for its end (blk_abandon()). Its loop. */
+void freeze_behind(const struct blk_request *request);
 
 /* The lane is frozen: true when the request was put aside until a freeze ends. Its loop. */
 bool freeze_holds(struct lane *lane, struct blk_request *request);

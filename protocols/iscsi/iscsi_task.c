@@ -283,6 +283,8 @@ iscsi_tasks_abort(struct iscsi_conn *conn, bool all)
 			continue;
 		if (task->state != TASK_STATUS)
 			scsi_lun_cleared(task->scsi.nexus, task->scsi.lun);
+		if (all && task->state == TASK_RUNNING)
+			scsi_abandon(&task->scsi);
 		iscsi_task_abort(task);
 	}
 	iscsi_set_release(session, held);

@@ -126,6 +126,10 @@ bool scsi_running(const struct scsi_task *task);
  */
 void scsi_cancel(struct scsi_task *task);
 
+/* scsi_cancel() where the nexus is lost: what of it still may land is waited for by whoever comes to the same
+ * blocks later (blk_abandon()). */
+void scsi_abandon(struct scsi_task *task);
+
 /* Task management. LUN -> true if this nexus has it. */
 bool scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8]);
 /* LOGICAL UNIT RESET: unit attention 29/03 for every nexus of the unit; tasks are the

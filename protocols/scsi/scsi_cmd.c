@@ -424,6 +424,13 @@ scsi_cancel(struct scsi_task *task)
 		blk_cancel(&task->blk);
 }
 
+void
+scsi_abandon(struct scsi_task *task)
+{
+	scsi_cancel(task);
+	blk_abandon(&task->blk);
+}
+
 bool
 scsi_running(const struct scsi_task *task)
 {

@@ -376,6 +376,98 @@ emulation_is_checked_again_behind_a_freeze(void **state)
 	close_two(&two);
 }
 
+/* What a lost client left in the kernel is waited for by who comes to the same blocks, however long it
+ * takes; others' blocks are free. */
+static void
+abandoned_write_goes_before_later_requests(void **state)
+{
+	struct two two = open_two();
+	uint8_t data[512] = {1}, later[512] = {2}, seen[512];
+	struct io left, write[2], read, beside;
+
+	(void)state;
+	volume_script_hold(two.script, true);
+	io_submit(&left, two.handle[0], BLK_WRITE, 0, 512, 512, data);
+	blk_abandon(&left.blk);
+	blk_abandon(&left.blk); /* harmless */
+	virtual_run_until_idle();
+	volume_script_hold(two.script, false);
+	for (unsigned i = 0; i < 2; i++) {
+		virtual_as(loop_by_index(i));
+		io_submit(&write[i], two.handle[i], BLK_ZERO, 0, 0, 1024, NULL);
+	}
+	io_submit(&read, two.handle[1], BLK_READ, 0, 512, 512, seen);
+	io_submit(&beside, two.handle[1], BLK_WRITE, 0, 1024, 512, later);
+	virtual_advance(3 * LIMIT_FREEZE_WAIT);
+	assert_int_equal(beside.completed, 1);
+	assert_int_equal(write[0].completed + write[1].completed + read.completed, 0);
+	volume_script_complete(two.script, 0, 0);
+	virtual_run_until_idle();
+	assert_int_equal(left.completed, 1);
+	assert_int_equal(write[0].completed + write[1].completed + read.completed, 3);
+	assert_true(left.order < write[0].order && left.order < read.order);
+	assert_int_equal(do_io(two.handle[1], BLK_READ, 0, 512, 512, seen), 0);
+	close_two(&two);
+}
+
+/* It has not begun: it is taken back, and nobody waits for it longer than for what it waited for. */
+static void
+abandoned_write_in_a_frozen_range(void **state)
+{
+	struct two two = open_two();
+	uint8_t data[512] = {1}, seen[512];
+	struct owner owner;
+	struct io left, part, rest;
+
+	(void)state;
+	start_owner(&owner, two.volume, 0, 512, FREEZE_ALL);
+	virtual_run_until_idle();
+	io_submit(&left, two.handle[0], BLK_COMPARE_WRITE, 0, 0, 512, (uint8_t[1024]){0});
+	blk_abandon(&left.blk);
+	io_submit(&part, two.handle[0], BLK_WRITE, 0, 0, 512, data);
+	io_submit(&rest, two.handle[0], BLK_WRITE, 0, 512, 512, data);
+	virtual_run_until_idle();
+	assert_int_equal(left.completed, 1);
+	assert_int_equal(left.blk.rc, -ETIMEDOUT);
+	assert_int_equal(part.completed, 0);
+	assert_int_equal(rest.completed, 1);
+	freeze_release(&owner.freeze);
+	virtual_run_until_idle();
+	assert_int_equal(part.completed, 1);
+	assert_int_equal(do_io(two.handle[0], BLK_READ, 0, 0, 512, seen), 0);
+	assert_memory_equal(seen, data, 512);
+	close_two(&two);
+}
+
+/* A freeze that it overlaps and that came first: nothing slips into the rest of its range. */
+static void
+abandoned_write_behind_a_freeze(void **state)
+{
+	struct two two = open_two();
+	uint8_t data[1024] = {1};
+	struct owner owner;
+	struct io left, rest;
+
+	(void)state;
+	volume_script_hold(two.script, true);
+	io_submit(&left, two.handle[0], BLK_WRITE, 0, 0, 1024, data);
+	start_owner(&owner, two.volume, 0, 512, FREEZE_ALL);
+	blk_abandon(&left.blk);
+	virtual_run_until_idle();
+	volume_script_hold(two.script, false);
+	io_submit(&rest, two.handle[0], BLK_WRITE, 0, 512, 512, data);
+	virtual_run_until_idle();
+	assert_int_equal(rest.completed, 0);
+	volume_script_complete(two.script, 0, 0);
+	virtual_run_until_idle();
+	assert_int_equal(owner.called, 1);
+	assert_int_equal(owner.rc, 0);
+	freeze_release(&owner.freeze);
+	virtual_run_until_idle();
+	assert_int_equal(rest.completed, 1);
+	close_two(&two);
+}
+
 int
 main(void)
 {
@@ -390,6 +482,9 @@ main(void)
 		cmocka_unit_test_teardown(compare_and_writes_are_atomic, settle),
 		cmocka_unit_test_teardown(compare_and_write_gives_up_in_time, settle),
 		cmocka_unit_test_teardown(emulation_is_checked_again_behind_a_freeze, settle),
+		cmocka_unit_test_teardown(abandoned_write_goes_before_later_requests, settle),
+		cmocka_unit_test_teardown(abandoned_write_in_a_frozen_range, settle),
+		cmocka_unit_test_teardown(abandoned_write_behind_a_freeze, settle),
 	};
 
 	return cmocka_run_group_tests_name("freeze", tests, setup_loops, teardown_loops);

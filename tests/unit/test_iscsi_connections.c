@@ -491,6 +491,59 @@ test_connection_reinstatement(void **state)
 	}
 }
 
+/* Nexus loss (promises.md): what the old session or connection left in the kernel is waited for by
+ * commands on the same blocks, and by nothing else. */
+static void
+test_writes_left_behind(void **state)
+{
+	static uint8_t old_data[4096], new_data[4096];
+	struct peer *first, *new;
+
+	(void)state;
+	memset(old_data, 0xaa, sizeof(old_data));
+	memset(new_data, 0xbb, sizeof(new_data));
+	/* by a session, by a connection in it; lost before, or still there; on either loop */
+	for (unsigned i = 0; i < 8; i++) {
+		bool session = i & 1, lost = session && i & 2;
+
+		first = new_session();
+		volume_script_forget(world.script);
+		volume_script_hold(world.script, true);
+		peer_write10(first, 8, 8);
+		peer_send(first, old_data, sizeof(old_data));
+		virtual_run_until_idle();
+		if (lost) {
+			pipe_feed_eof(first->pipe);
+			virtual_run_until_idle();
+		}
+		new = peer_join(first, i / 4, 0);
+		if (session)
+			new->tsih = 0;
+		peer_login(new, NULL);
+		peer_expect_closed(first);
+		volume_script_hold(world.script, false);
+		peer_clear_attention(new);
+		peer_write10(new, 8, 8);
+		peer_send(new, new_data, sizeof(new_data));
+		peer_read10(new, 15, 2);
+		peer_send(new, NULL, 0);
+		virtual_advance(3 * LIMIT_FREEZE_WAIT / 2);
+		peer_expect_nothing(new);
+		peer_read10(new, 16, 2);
+		peer_send(new, NULL, 0);
+		assert_int_equal(peer_expect(new, ISCSI_DATA_IN)->length, 1024);
+		ping(new);
+		volume_script_complete(world.script, 0, 0);
+		virtual_run_until_idle();
+		assert_int_equal(peer_status(new), SCSI_GOOD);
+		peer_expect(new, ISCSI_DATA_IN);
+		assert_memory_equal(
+			volume_script_data(world.script) + 4096, new_data, sizeof(new_data));
+		peer_free(first);
+		peer_free(new);
+	}
+}
+
 /* Task management by one connection for tasks of another; it is answered where it was asked. */
 static void
 test_task_management_across(void **state)
@@ -627,6 +680,7 @@ main(void)
 		WORLD_TEST(test_logout_session),
 		WORLD_TEST(test_logout_session_and_vanish),
 		WORLD_TEST(test_connection_reinstatement),
+		WORLD_TEST(test_writes_left_behind),
 		WORLD_TEST(test_task_management_across),
 		WORLD_TEST(test_task_management_asker_lost),
 		WORLD_TEST(test_session_reinstatement),
