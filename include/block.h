@@ -143,6 +143,7 @@ struct blk_counters {
 	_Atomic uint64_t operations[BLK_OPS];
 	_Atomic uint64_t bytes_read, bytes_written;
 	_Atomic uint64_t errors;
+	_Atomic uint64_t read_failures, write_failures; /* of them: -EIO */
 	_Atomic uint64_t rmw_ops, bounced_bytes;
 };
 
@@ -194,6 +195,21 @@ void blk_cancel(struct blk_request *request);
  * posted after this, wait until it has ended. Never completes inside.
  */
 void blk_abandon(struct blk_request *request);
+
+/*
+ * Sealing, for what leaves nothing of a volume's content and takes its time (SANITIZE): every request but those
+ * of the handle that sealed it completes with -ENODEV, "not ready", by whatever protocol it came; reservations
+ * do not bind that handle.
+ *
+ * -ENOMEM, or 0: done() follows on the handle's loop, never from inside: with 0 when what was in flight is
+ * over and the volume is sealed; -EBUSY: another handle has it; -ETIMEDOUT: what is in flight does not come back.
+ * The handle stays open until then. A handle that is closed leaves its volume sealed.
+ */
+int blk_seal(struct blk_handle *handle, void (*done)(void *arg, int rc), void *arg);
+/* By the handle that sealed it, or, when that is gone, by any other. */
+void blk_unseal(struct blk_handle *handle);
+/* Against this handle. Any thread. */
+bool blk_sealed(const struct blk_handle *handle);
 
 /* "read", "write zeroes", ... for log lines. */
 const char *blk_op_name(enum blk_op op);

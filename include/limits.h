@@ -100,6 +100,7 @@
 #define LIMIT_SCSI_COPY_LIST     (32 * (LIMIT_SCSI_COPY_TARGETS + LIMIT_SCSI_COPY_SEGMENTS))
 #define LIMIT_SCSI_COPY_SEGMENT  (256 * 1024 * 1024)
 #define LIMIT_SCSI_ABORT        (10 * SECOND_NS) /* other nexuses have so long to end tasks */
+#define LIMIT_SCSI_SANITIZE      (15 * SECOND_NS) /* an overwrite takes at least so long */
 #define LIMIT_SCSI_WRITE_SAME   (4 * GIB)
 
 /* Peers */

@@ -91,12 +91,16 @@ struct volume_stats {
 	bool broken, going;
 	char why[256]; /* "flush failed with EIO at 2026-11-22 14:03:11"; empty when not broken */
 	char detail[128]; /* the driver's describe() */
+	/* What volume_count() fills. */
 	uint64_t operations[BLK_OPS], errors;
+	uint64_t read_failures, write_failures; /* errors of the medium */
 	uint64_t bytes_read, bytes_written;
 	uint64_t rmw_ops, bounced_bytes; /* of requests that were not aligned */
 	struct histogram read, write; /* nanoseconds, all loops together */
 };
 
 void volume_get_stats(struct volume *volume, struct volume_stats *stats);
+/* Only what is counted; the rest is 0. Any thread. */
+void volume_count(struct volume *volume, struct volume_stats *stats);
 
 #endif

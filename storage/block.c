@@ -60,6 +60,8 @@ counters_merge(struct blk_counters *into, const struct blk_counters *from)
 	counter_add(&into->bytes_read, from->bytes_read);
 	counter_add(&into->bytes_written, from->bytes_written);
 	counter_add(&into->errors, from->errors);
+	counter_add(&into->read_failures, from->read_failures);
+	counter_add(&into->write_failures, from->write_failures);
 	counter_add(&into->rmw_ops, from->rmw_ops);
 	counter_add(&into->bounced_bytes, from->bounced_bytes);
 }
@@ -70,6 +72,7 @@ blk_close(struct blk_handle *handle)
 	struct volume *volume = handle->volume;
 
 	CHECK(handle->in_flight == 0);
+	seal_forget(handle);
 	reservation_forget(handle);
 	pthread_mutex_lock(&volume->lock);
 	LIST_REMOVE(handle, link);
@@ -150,7 +153,7 @@ is_fenced(const struct blk_request *request)
 	return request->op != BLK_FLUSH && (fence & FENCE_READ);
 }
 
-/* What a volume that is broken, going or reserved answers; 0: it may pass. */
+/* What a volume that is broken, going, sealed or reserved answers; 0: it may pass. */
 static int
 refused_rc(const struct volume *volume, unsigned refuse, const struct blk_request *request)
 {
@@ -158,8 +161,12 @@ refused_rc(const struct volume *volume, unsigned refuse, const struct blk_reques
 		return -ESHUTDOWN;
 	if (refuse & VOLUME_GONE)
 		return -ENODEV;
-	if ((refuse & VOLUME_RESERVED) && is_fenced(request))
+	if (refuse & VOLUME_SEALED) {
+		if (atomic_load_explicit(&volume->sealer, memory_order_acquire) != request->handle)
+			return -ENODEV;
+	} else if ((refuse & VOLUME_RESERVED) && is_fenced(request)) {
 		return -EPERM;
+	}
 	if (!(refuse & VOLUME_BROKEN))
 		return 0;
 	/* B7 */
@@ -402,6 +409,11 @@ count_request(struct blk_handle *handle, const struct blk_request *request)
 	counter_add(&counters->operations[request->op], 1);
 	if (__builtin_expect(request->rc != 0, 0)) {
 		counter_add(&counters->errors, 1);
+		if (request->rc == -EIO)
+			counter_add(OP(request->op) & (WRITING | OP(BLK_FLUSH))
+					    ? &counters->write_failures
+					    : &counters->read_failures,
+				1);
 		return;
 	}
 	if (request->op == BLK_READ)

@@ -170,9 +170,8 @@ make_change(struct volume *volume, void (*done)(void *arg, int rc, const char *t
 {
 	struct change *change;
 
-	if (volume_going(volume) || volume->changing) {
-		error_set(error, -EBUSY, "volume %s is %s", volume->name,
-			volume->changing ? "being changed" : "going");
+	if (volume_occupied(volume)) {
+		error_set(error, -EBUSY, "volume %s is %s", volume->name, volume_occupied(volume));
 		return NULL;
 	}
 	change = calloc(1, sizeof(*change));

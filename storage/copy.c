@@ -198,9 +198,9 @@ make_copy(struct volume *volume, const char *path, volume_copied *done, void *ar
 			error, -ENOTSUP, "a %s volume cannot do that", volume->driver->name);
 		return NULL;
 	}
-	if (volume_going(volume) || volume->changing) {
-		*rc = error_set(error, -EBUSY, "volume %s is %s", volume->name,
-			volume->changing ? "being changed" : "going");
+	if (volume_occupied(volume)) {
+		*rc = error_set(
+			error, -EBUSY, "volume %s is %s", volume->name, volume_occupied(volume));
 		return NULL;
 	}
 	copy = calloc(1, sizeof(*copy));

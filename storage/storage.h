@@ -46,6 +46,7 @@ enum {
 	VOLUME_BROKEN = 2,
 	VOLUME_GONE = 4,     /* no device behind it */
 	VOLUME_RESERVED = 8, /* look at the handle's fence */
+	VOLUME_SEALED = 16,  /* for all but volume->sealer */
 };
 
 #define LANES (LIMIT_LOOPS + 1) /* the main loop is one more */
@@ -164,6 +165,7 @@ struct volume {
 	struct sync sync;
 	struct reservation *reservation; /* NULL: nobody is registered */
 	struct blk_handle *taken;        /* all of the volume, by SPC-2's RESERVE */
+	_Atomic(struct blk_handle *) sealer; /* written under lock; NULL though sealed: it is gone */
 	TAILQ_HEAD(, change) changes;    /* of reservations; the first one runs */
 	char why[256];
 
@@ -361,6 +363,12 @@ int
 reservation_save(const char *volume, const struct reservation *reservation, struct error *error);
 /* 1: there was one. */
 int reservation_load(const char *volume, struct reservation *reservation, struct error *error);
+
+/* seal.c: the handle is being closed; what it sealed stays sealed. */
+void seal_forget(struct blk_handle *handle);
+
+/* volume.c: why the volume cannot be changed or copied now, "being changed"; NULL: it can. Main thread. */
+const char *volume_occupied(const struct volume *volume);
 
 /* emulate.c: carries out what the driver does not, and completes the request. Its loop. */
 void emulate(struct blk_request *request);

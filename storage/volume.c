@@ -360,6 +360,18 @@ volume_name(const struct volume *volume)
 	return volume->name;
 }
 
+const char *
+volume_occupied(const struct volume *volume)
+{
+	if (volume_going(volume))
+		return "going";
+	if (volume->changing)
+		return "being changed";
+	return atomic_load(&volume->refuse) & VOLUME_SEALED
+		       ? "sealed: it is being sanitized, or that failed"
+		       : NULL;
+}
+
 const uint8_t *
 volume_uuid(const struct volume *volume)
 {
@@ -430,6 +442,10 @@ add_counters(struct volume_stats *stats, const struct blk_counters *counters)
 		stats->operations[op] +=
 			atomic_load_explicit(&counters->operations[op], memory_order_relaxed);
 	stats->errors += atomic_load_explicit(&counters->errors, memory_order_relaxed);
+	stats->read_failures +=
+		atomic_load_explicit(&counters->read_failures, memory_order_relaxed);
+	stats->write_failures +=
+		atomic_load_explicit(&counters->write_failures, memory_order_relaxed);
 	stats->bytes_read += atomic_load_explicit(&counters->bytes_read, memory_order_relaxed);
 	stats->bytes_written +=
 		atomic_load_explicit(&counters->bytes_written, memory_order_relaxed);
@@ -451,9 +467,23 @@ add_lane(struct volume_stats *stats, const struct lane *lane)
 }
 
 void
-volume_get_stats(struct volume *volume, struct volume_stats *stats)
+volume_count(struct volume *volume, struct volume_stats *stats)
 {
 	memset(stats, 0, sizeof(*stats));
+	pthread_mutex_lock(&volume->lock);
+	for (unsigned i = 0; i < LANES; i++) {
+		struct lane *lane = atomic_load_explicit(&volume->lanes[i], memory_order_relaxed);
+
+		if (lane)
+			add_lane(stats, lane);
+	}
+	pthread_mutex_unlock(&volume->lock);
+}
+
+void
+volume_get_stats(struct volume *volume, struct volume_stats *stats)
+{
+	volume_count(volume, stats);
 	stats->size = atomic_load(&volume->size);
 	stats->limit = volume->info.limit;
 	stats->allocated =
@@ -465,11 +495,5 @@ volume_get_stats(struct volume *volume, struct volume_stats *stats)
 		volume->driver->describe(volume->state, stats->detail, sizeof(stats->detail));
 	pthread_mutex_lock(&volume->lock);
 	memcpy(stats->why, volume->why, sizeof(stats->why));
-	for (unsigned i = 0; i < LANES; i++) {
-		struct lane *lane = atomic_load_explicit(&volume->lanes[i], memory_order_relaxed);
-
-		if (lane)
-			add_lane(stats, lane);
-	}
 	pthread_mutex_unlock(&volume->lock);
 }

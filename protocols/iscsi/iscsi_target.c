@@ -63,6 +63,7 @@ drain_loop(struct loop *loop)
 	struct iscsi_conn *conn;
 
 	home->draining = true;
+	scsi_drain(loop);
 	TAILQ_FOREACH(conn, &home->conns, link)
 		iscsi_conn_ask_logout(conn);
 }
@@ -83,7 +84,7 @@ count_connections(struct loop *loop, unsigned *in_flight)
 	struct iscsi_loop *home = iscsi_loop_of(loop);
 	struct iscsi_conn *conn;
 
-	*in_flight = 0;
+	*in_flight = scsi_background(loop);
 	TAILQ_FOREACH(conn, &home->conns, link)
 		*in_flight += conn->ntasks;
 	return home->count;

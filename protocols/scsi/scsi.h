@@ -19,6 +19,7 @@
 #include "log.h"
 
 struct catalogue;
+struct loop;
 struct target;
 struct volume;
 
@@ -129,6 +130,11 @@ void scsi_cancel(struct scsi_task *task);
 /* scsi_cancel() where the nexus is lost: what of it still may land is waited for by whoever comes to the same
  * blocks later (blk_abandon()). */
 void scsi_abandon(struct scsi_task *task);
+
+/* Operations that belong to no nexus (SANITIZE) and run on a loop: how many; and that they end before their
+ * next step. The loop. */
+unsigned scsi_background(const struct loop *loop);
+void scsi_drain(const struct loop *loop);
 
 /* Task management. LUN -> true if this nexus has it. */
 bool scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8]);

@@ -86,6 +86,17 @@ const struct scsi_opcode scsi_opcodes[] = {
 		prepare_write_same, execute_write_same},
 	{"UNMAP", OP_UNMAP, 0, 10, CHANGES, ACCESS_WRITE, {CDB_UNMAP_ANCHOR, Z5, FF2},
 		prepare_unmap, execute_unmap},
+	{"SANITIZE, OVERWRITE", OP_SANITIZE, SA_SANITIZE_OVERWRITE, 10, ROW_ACTION | CHANGES,
+		ACCESS_WRITE, {SA_SANITIZE_OVERWRITE | CDB_SANITIZE_IMMED | CDB_AUSE, Z5, FF2},
+		prepare_sanitize, execute_sanitize},
+	{"SANITIZE, BLOCK ERASE", OP_SANITIZE, SA_SANITIZE_BLOCK_ERASE, 10, ROW_ACTION | CHANGES,
+		ACCESS_WRITE, {SA_SANITIZE_BLOCK_ERASE | CDB_SANITIZE_IMMED | CDB_AUSE, Z5, FF2},
+		prepare_sanitize, execute_sanitize},
+	{"SANITIZE, EXIT FAILURE MODE", OP_SANITIZE, SA_SANITIZE_EXIT_FAILURE, 10, ROW_ACTION | CHANGES,
+		ACCESS_WRITE, {SA_SANITIZE_EXIT_FAILURE, Z5, FF2},
+		prepare_exit_failure, execute_exit_failure},
+	{"LOG SENSE", OP_LOG_SENSE, 0, 10, 0, ACCESS_NONE, {0, FF2, 0, FF4},
+		prepare_log_sense, execute_log_sense},
 	{"MODE SELECT(10)", OP_MODE_SELECT_10, 0, 10, 0, ACCESS_WRITE, {CDB_PF, Z5, FF2},
 		prepare_mode_select, execute_mode_select},
 	{"RESERVE(10)", OP_RESERVE_10, 0, 10, 0, ACCESS_STATUS, {0},
@@ -251,7 +262,7 @@ check_usage(struct scsi_task *task, const struct scsi_opcode *row)
 	if (task->cdb_length < row->length)
 		return scsi_fail(task, KEY_ILLEGAL_REQUEST, ASC_INVALID_FIELD_CDB);
 	if (row->flags & ROW_ACTION) { /* the action itself has been looked up */
-		if (task->cdb[1] & 0xe0)
+		if (task->cdb[1] & 0xe0 & ~row->usage[0])
 			return scsi_fail_cdb(task, 1);
 		i = 2;
 	}
@@ -307,6 +318,8 @@ check_unit(struct scsi_task *task, const struct scsi_opcode *row)
 	if (task->nexus->limited && !scsi_alua_check(task, row))
 		return false;
 	if (!check_access(task, row))
+		return false;
+	if (blk_sealed(unit->handle) && !scsi_sanitize_allows(task, row))
 		return false;
 	if ((row->flags & ROW_MEDIUM) && (unit->settings & UNIT_EJECTED))
 		return scsi_fail(task, KEY_NOT_READY, ASC_NO_MEDIUM);

@@ -54,6 +54,8 @@ execute_request_sense(struct scsi_task *task)
 		sense.code = ASC_NO_SUCH_LUN;
 	} else if ((code = scsi_unit_attention(unit))) {
 		sense = scsi_attention_sense(code);
+	} else if (blk_sealed(unit->handle)) {
+		scsi_sanitize_sense(unit, &sense); /* SPC-4 5.6: polled for progress */
 	} else if (unit->settings & UNIT_EJECTED) {
 		sense.key = KEY_NOT_READY;
 		sense.code = ASC_NO_MEDIUM;

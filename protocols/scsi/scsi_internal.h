@@ -34,6 +34,7 @@ enum {
 	UNIT_LBPERE_OFF = 32, /* recovery page: no attention when the soft threshold is passed */
 	UNIT_DEXCPT_OFF = 64, /* exceptions page: REQUEST SENSE tells them */
 	UNIT_TEST = 128,      /* ... and there is one, to try it */
+	UNIT_SANITIZE_RESTRICTED = 256, /* a SANITIZE failed that had not set AUSE */
 	UNIT_MODE_PAGES = UNIT_WCE_OFF | UNIT_D_SENSE | UNIT_SWP | UNIT_TAS | UNIT_LBPERE_OFF |
 			  UNIT_DEXCPT_OFF | UNIT_TEST,
 };
@@ -70,6 +71,11 @@ struct scsi_lu {
 	TAILQ_HEAD(, scsi_unit) units;
 	unsigned settings; /* UNIT_* */
 	unsigned prevents; /* units that prevent medium removal */
+	struct scsi_sanitize *sanitize; /* that runs */
+
+	/* For the log pages; any nexus' loop. */
+	_Atomic uint64_t verified, verify_failures; /* bytes; VERIFYs that the medium failed */
+	_Atomic uint32_t starts, loads;
 
 	_Atomic uint32_t generation; /* written under the lock */
 	_Atomic bool past_threshold; /* written under the lock: as last looked at */
@@ -144,6 +150,10 @@ bool scsi_nexus_port(
 
 int scsi_unit_start(void);
 void scsi_unit_stop(void);
+
+/* A reference to a logical unit, for what outlives a nexus. Any thread. */
+struct scsi_lu *scsi_lu_get(struct scsi_lu *lu);
+void scsi_lu_put(struct scsi_lu *lu);
 
 /* Opens a LUN for a nexus. 0 or -ENOMEM, -ESHUTDOWN. */
 int scsi_unit_open(struct scsi_nexus *nexus, const struct lun *lun, struct scsi_unit **unit);
@@ -320,7 +330,8 @@ struct scsi_sense {
 	bool has_information;
 	bool has_field; /* sense key specific: which byte was wrong */
 	bool field_in_cdb;
-	uint16_t field;
+	uint16_t field; /* or PROGRESS INDICATION */
+	bool has_progress;
 	uint64_t information;
 	bool has_specific; /* COMMAND-SPECIFIC INFORMATION */
 	uint32_t specific;
@@ -433,6 +444,20 @@ bool prepare_copy_results(struct scsi_task *task);
 void execute_copy_results(struct scsi_task *task);
 /* The Third-party Copy page without its header. */
 void scsi_put_third_party_copy(const struct scsi_task *task, struct writer *w);
+
+/* scsi_sanitize.c */
+bool prepare_sanitize(struct scsi_task *task);
+void execute_sanitize(struct scsi_task *task);
+bool prepare_exit_failure(struct scsi_task *task);
+void execute_exit_failure(struct scsi_task *task);
+/* How a unit that is sealed is not ready, with how far it is; NO SENSE where it is not sealed. */
+void scsi_sanitize_sense(struct scsi_unit *unit, struct scsi_sense *sense);
+/* The unit is sealed. False: sense is set, the command is not for now. */
+bool scsi_sanitize_allows(struct scsi_task *task, const struct scsi_opcode *row);
+
+/* scsi_log.c */
+bool prepare_log_sense(struct scsi_task *task);
+void execute_log_sense(struct scsi_task *task);
 
 /* scsi_info.c */
 bool prepare_nothing(struct scsi_task *task);

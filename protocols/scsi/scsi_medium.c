@@ -41,6 +41,7 @@ move_medium(struct scsi_task *task, bool load)
 		scsi_finish(task);
 	} else if (load) {
 		scsi_unit_change(unit, UNIT_EJECTED, 0, ATTENTION_MEDIUM);
+		atomic_fetch_add(&unit->lu->loads, 1);
 		scsi_finish(task);
 	} else {
 		scsi_submit(task, BLK_FLUSH, 0, 0, 0, eject_done);
@@ -65,6 +66,8 @@ execute_start_stop_unit(struct scsi_task *task)
 		scsi_finish(task);
 	else
 		scsi_flush(task);
+	if (!(byte >> 4) && (byte & CDB_START) && !(byte & CDB_LOEJ))
+		atomic_fetch_add(&task->unit->lu->starts, 1);
 }
 
 void

@@ -30,6 +30,9 @@ build_fixed(const struct scsi_sense *sense, uint8_t *to)
 	if (sense->has_field) {
 		to[15] = (uint8_t)(0x80 | (sense->field_in_cdb ? 0x40 : 0)); /* SKSV, C/D */
 		put_be16(to + 16, sense->field);
+	} else if (sense->has_progress) {
+		to[15] = 0x80; /* SKSV */
+		put_be16(to + 16, sense->field);
 	}
 	return SCSI_FIXED_SENSE;
 }
@@ -59,7 +62,7 @@ build_descriptor(const struct scsi_sense *sense, uint8_t *to)
 		put_be64(p + 4, sense->specific);
 		p += 12;
 	}
-	if (sense->has_field) {
+	if (sense->has_field || sense->has_progress) {
 		p[0] = 0x02; /* sense key specific, 4.5.2.4 */
 		p[1] = 0x06;
 		p[4] = (uint8_t)(0x80 | (sense->field_in_cdb ? 0x40 : 0));
@@ -183,6 +186,8 @@ is_write(enum blk_op op)
 void
 scsi_fail_errno(struct scsi_task *task, int rc)
 {
+	struct scsi_sense sense;
+
 	if (rc == -EILSEQ) {
 		/* SBC-3, COMPARE AND WRITE: INFORMATION is the offset of the first byte that
 		 * differs. */
@@ -217,7 +222,11 @@ scsi_fail_errno(struct scsi_task *task, int rc)
 		scsi_fail(task, KEY_ILLEGAL_REQUEST, ASC_OUT_OF_RANGE);
 		break;
 	case -ENODEV:
-		scsi_fail(task, KEY_NOT_READY, ASC_NOT_READY);
+		scsi_sanitize_sense(task->unit, &sense);
+		if (sense.key != KEY_NO_SENSE)
+			scsi_fail_with(task, &sense);
+		else
+			scsi_fail(task, KEY_NOT_READY, ASC_NOT_READY);
 		break;
 	case -ESHUTDOWN:
 		scsi_fail(task, KEY_NOT_READY, ASC_OFFLINE);

@@ -95,10 +95,19 @@ get_lu(const uint8_t uuid[16])
 	return lu;
 }
 
+struct scsi_lu *
+scsi_lu_get(struct scsi_lu *lu)
+{
+	pthread_mutex_lock(&lus_lock);
+	lu->references++;
+	pthread_mutex_unlock(&lus_lock);
+	return lu;
+}
+
 /* What an initiator set outlives its session: a unit nobody uses is kept while it differs from new.
  */
-static void
-put_lu(struct scsi_lu *lu)
+void
+scsi_lu_put(struct scsi_lu *lu)
 {
 	pthread_mutex_lock(&lus_lock);
 	if (--lu->references == 0 && lu->settings == 0)
@@ -192,7 +201,7 @@ scsi_unit_close(struct scsi_unit *unit)
 	scsi_abort_close(unit);
 	TAILQ_REMOVE(&unit->lu->units, unit, link);
 	pthread_mutex_unlock(&unit->lu->lock);
-	put_lu(unit->lu);
+	scsi_lu_put(unit->lu);
 	blk_close(unit->handle);
 	slab_free(unit_cache, unit);
 }

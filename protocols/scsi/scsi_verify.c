@@ -88,8 +88,11 @@ verify_read_done(struct blk_request *request)
 	struct scsi_task *task = scsi_task_of(request);
 	int64_t different = -1;
 
+	if (request->rc == -EIO)
+		atomic_fetch_add(&task->unit->lu->verify_failures, 1);
 	if (scsi_step_failed(task, request))
 		return;
+	atomic_fetch_add(&task->unit->lu->verified, request->length);
 	if (bytchk(task) != CHECK_MEDIUM)
 		different = find_difference(
 			task, task->in.iov[0].iov_base, request->length, task->verified);
