@@ -170,6 +170,9 @@ uint64_t blk_size(const struct blk_handle *handle);
 /* True when [offset, offset + length) lies within the volume now. length 0 at the end is legal. */
 bool blk_check(const struct blk_handle *handle, uint64_t offset, uint64_t length);
 
+/* Nothing is behind the volume any more, so that every request gets -ENODEV, until an operator clears it. */
+bool blk_gone(const struct blk_handle *handle);
+
 /* Bytes allocated behind the volume, for what is thin (info.limit). Any thread. */
 uint64_t blk_allocated(const struct blk_handle *handle);
 

@@ -122,6 +122,12 @@ blk_check(const struct blk_handle *handle, uint64_t offset, uint64_t length)
 		offset, length, atomic_load_explicit(&handle->volume->size, memory_order_relaxed));
 }
 
+bool
+blk_gone(const struct blk_handle *handle)
+{
+	return atomic_load_explicit(&handle->volume->refuse, memory_order_relaxed) & VOLUME_GONE;
+}
+
 uint64_t
 blk_allocated(const struct blk_handle *handle)
 {

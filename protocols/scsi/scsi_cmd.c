@@ -323,6 +323,8 @@ check_unit(struct scsi_task *task, const struct scsi_opcode *row)
 		return false;
 	if ((row->flags & ROW_MEDIUM) && (unit->settings & UNIT_EJECTED))
 		return scsi_fail(task, KEY_NOT_READY, ASC_NO_MEDIUM);
+	if ((row->flags & ROW_MEDIUM) && blk_gone(unit->handle))
+		return scsi_fail(task, KEY_NOT_READY, ASC_NOT_READY);
 	if ((row->flags & ROW_WRITES) && scsi_unit_read_only(unit))
 		return scsi_fail(task, KEY_DATA_PROTECT,
 			unit->info.read_only ? ASC_WRITE_PROTECTED : ASC_SOFTWARE_PROTECTED);

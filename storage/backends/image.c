@@ -87,6 +87,17 @@ tell_gone(struct image *image)
 	return -ENODEV;
 }
 
+/* A write beyond the end of a device is ENOSPC too: it has become shorter than the volume. */
+static int
+no_room(struct image *image)
+{
+	uint64_t now = image->device ? image_measure(image) : UINT64_MAX;
+
+	if (now == 0)
+		return tell_gone(image);
+	return now < atomic_load_explicit(&image->size, memory_order_relaxed) ? -EIO : -ENOSPC;
+}
+
 int
 image_errno(struct image *image, int error)
 {
@@ -94,7 +105,7 @@ image_errno(struct image *image, int error)
 	case ENOSPC:
 	case EDQUOT:
 	case EFBIG:
-		return -ENOSPC;
+		return no_room(image);
 	case ENOMEM:
 		return -ENOMEM;
 	case EOPNOTSUPP:
@@ -156,7 +167,7 @@ move_all(struct image *image, bool write, const struct iovec *iov, unsigned niov
 		if (moved < 0)
 			return image_errno(image, errno);
 		if (moved == 0)
-			return write ? -ENOSPC : fail_short(image);
+			return write ? no_room(image) : fail_short(image);
 		done += (uint64_t)moved;
 	}
 	return 0;

@@ -10,7 +10,6 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +17,7 @@
 #include <unistd.h>
 
 #include "clients.h"
+#include "shell.h"
 
 #define CLIENTS 4
 #define ROUNDS  400
@@ -39,82 +39,43 @@ struct client {
 
 static atomic_bool failed;
 
-/* The shell's exit status; what it prints becomes a note. */
-static int run(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static int
-run(const char *format, ...)
-{
-	char command[600], line[300];
-	va_list ap;
-	FILE *pipe;
-	int length;
-
-	va_start(ap, format);
-	length = vsnprintf(command, sizeof(command) - 16, format, ap);
-	va_end(ap);
-	strcpy(command + length, " 2>&1");
-	pipe = popen(command, "r");
-	if (!pipe)
-		return -1;
-	while (fgets(line, sizeof(line), pipe))
-		tap_note("%.*s", (int)strcspn(line, "\n"), line);
-	return pclose(pipe);
-}
-
 static void
 clean_up(void)
 {
 	if (server.pid > 0 && server_running(&server))
 		server_stop(&server, SIGKILL);
 	if (device_path[0])
-		run("losetup -d %s", device_path);
+		shell("losetup -d %s", device_path);
 	if (mounted_ext4)
-		run("umount %s/m", server.dir);
+		shell("umount %s/m", server.dir);
 	if (loop_path[0])
-		run("losetup -d %s", loop_path);
+		shell("losetup -d %s", loop_path);
 	if (mounted_tmpfs)
-		run("umount %s/t", server.dir);
-}
-
-/* A loop device over `file` there. False: there is none. */
-static bool
-attach_loop(const char *file, char device[64])
-{
-	char path[160];
-	FILE *said;
-	bool read;
-
-	if (run("losetup -f --show %s/%s >%s/loop", server.dir, file, server.dir))
-		return false;
-	snprintf(path, sizeof(path), "%s/loop", server.dir);
-	said = fopen(path, "re");
-	read = said && fscanf(said, "%63s", device) == 1;
-	if (said)
-		fclose(said);
-	return read;
+		shell("umount %s/t", server.dir);
 }
 
 static void
 make_disk(void)
 {
 	const char *dir = server.dir;
+	char back[80];
 
 	if (geteuid() != 0)
 		tap_skip_all("only root can mount");
-	if (run("command -v mkfs.ext4 >/dev/null && command -v losetup >/dev/null"))
+	if (shell("command -v mkfs.ext4 >/dev/null && command -v losetup >/dev/null"))
 		tap_skip_all("mkfs.ext4 or losetup is not installed");
-	if (run("mkdir %s/t %s/m && mount -t tmpfs -o size=48m none %s/t", dir, dir, dir))
+	if (shell("mkdir %s/t %s/m && mount -t tmpfs -o size=48m none %s/t", dir, dir, dir))
 		tap_skip_all("no tmpfs can be mounted here");
 	mounted_tmpfs = true;
-	if (run("truncate -s 256M %s/t/back", dir) || !attach_loop("t/back", loop_path))
+	snprintf(back, sizeof(back), "%s/t/back", dir);
+	if (shell("truncate -s 256M %s", back) || !shell_attach_loop(back, loop_path))
 		tap_skip_all("there are no loop devices here");
 }
 
 static void
 make_file_system(void)
 {
-	if (run("mkfs.ext4 -q -F -O ^has_journal %s && mount %s %s/m", loop_path, loop_path,
+	if (shell("mkfs.ext4 -q -F -O ^has_journal %s && mount %s %s/m", loop_path, loop_path,
 		    server.dir))
 		tap_bail("no ext4 can be mounted here");
 	mounted_ext4 = true;
@@ -124,9 +85,9 @@ static void
 drop_file_system(void)
 {
 	if (device_path[0])
-		run("losetup -d %s", device_path);
+		shell("losetup -d %s", device_path);
 	device_path[0] = '\0';
-	run("umount %s/m", server.dir);
+	shell("umount %s/m", server.dir);
 	mounted_ext4 = false;
 }
 
@@ -134,7 +95,7 @@ drop_file_system(void)
 static void
 fill_tmpfs(void)
 {
-	run("sync -f %s/m; cat /dev/zero >%s/t/fill 2>/dev/null; truncate -s -6M %s/t/fill",
+	shell("sync -f %s/m; cat /dev/zero >%s/t/fill 2>/dev/null; truncate -s -6M %s/t/fill",
 		server.dir, server.dir, server.dir);
 }
 
@@ -259,7 +220,7 @@ latched(struct client *clients, bool buffered)
 	tap_ok(strstr(out, "FAILED") && strstr(out, "failed with"),
 		"slabctl volumes says FAILED, and why");
 	/* Room again does not make it well. */
-	run("rm %s/t/fill", server.dir);
+	shell("rm %s/t/fill", server.dir);
 	for (unsigned i = 0; i < CLIENTS; i++) {
 		reads += client_read(&clients[i]);
 		writes += client_write(&clients[i], 0, false);
@@ -294,7 +255,8 @@ cleared(struct client *clients)
 	}
 	tap_ok(reads == CLIENTS && writes == CLIENTS && syncs == CLIENTS,
 		"every client reads, writes with FUA and flushes again");
-	tap_ok(run("grep -q 'web: cleared by an operator' %s", server.log) == 0, "the log says so");
+	tap_ok(shell("grep -q 'web: cleared by an operator' %s", server.log) == 0,
+		"the log says so");
 	tap_ok(server_ctl(&server, out, sizeof(out), "clear web") == 1,
 		"a second clear is refused: it has not failed");
 }
@@ -304,16 +266,16 @@ static void
 run_all(const char *what, const char *option)
 {
 	struct client clients[CLIENTS];
-	char volume[160];
+	char volume[160], file[80];
 
 	tap_note("%s", what);
 	atomic_store(&failed, false);
 	make_file_system();
+	snprintf(file, sizeof(file), "%s/m/device", server.dir);
 	if (option)
 		snprintf(volume, sizeof(volume), "web=file:%s/m/web.img,size=64M,%s", server.dir,
 			option);
-	else if (run("truncate -s 64M %s/m/device", server.dir) == 0 &&
-		 attach_loop("m/device", device_path))
+	else if (shell("truncate -s 64M %s", file) == 0 && shell_attach_loop(file, device_path))
 		snprintf(volume, sizeof(volume), "web=device:%s", device_path);
 	else
 		tap_bail("there is no second loop device here");
