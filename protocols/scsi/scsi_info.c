@@ -287,13 +287,41 @@ prepare_report_opcodes(struct scsi_task *task)
 	return true;
 }
 
-/* No time is known in advance: both are 0, "no timeout is indicated". */
+/*
+ * Seconds after which an initiator may take a command for lost. What touches the medium has a freeze to wait for
+ * (LIMIT_FREEZE_WAIT) and a disk that tries again; what goes over much of it has longer.
+ */
+static uint32_t
+recommended_timeout(const struct scsi_opcode *row)
+{
+	switch (row->opcode) {
+	case OP_SANITIZE:
+		return 24 * 3600;
+	case OP_EXTENDED_COPY:
+	case OP_WRITE_SAME_10:
+	case OP_WRITE_SAME_16:
+	case OP_UNMAP:
+	case OP_VERIFY_10:
+	case OP_VERIFY_12:
+	case OP_VERIFY_16:
+	case OP_SYNCHRONIZE_CACHE_10:
+	case OP_SYNCHRONIZE_CACHE_16:
+		return 300;
+	default:
+		return row->flags & ROW_MEDIUM ? 60 : 30;
+	}
+}
+
+/* SPC-4 6.35.4. The nominal time is not indicated: it is a disk's, whatever disk there is. */
 static void
-put_timeouts(struct writer *w)
+put_timeouts(struct writer *w, const struct scsi_opcode *row)
 {
 	writer_be16(w, 0x0a);
-	writer_zero(w, 10);
+	writer_be16(w, 0);
+	writer_be32(w, 0);
+	writer_be32(w, recommended_timeout(row));
 }
+_Static_assert(LIMIT_FREEZE_WAIT < 30 * SECOND_NS, "a freeze fits the shortest timeout");
 
 static void
 put_all_opcodes(struct writer *w, bool timeouts)
@@ -309,7 +337,7 @@ put_all_opcodes(struct writer *w, bool timeouts)
 		writer_u8(w, (uint8_t)((timeouts ? 2 : 0) | (row->flags & ROW_ACTION ? 1 : 0)));
 		writer_be16(w, row->length);
 		if (timeouts)
-			put_timeouts(w);
+			put_timeouts(w, row);
 	}
 	put_be32(w->start, (uint32_t)w->length - 4);
 }
@@ -328,7 +356,7 @@ put_one_opcode(struct writer *w, const struct scsi_opcode *row, bool timeouts)
 	writer_u8(w, row->opcode);
 	writer_bytes(w, row->usage, row->length - 1u);
 	if (timeouts)
-		put_timeouts(w);
+		put_timeouts(w, row);
 }
 
 void

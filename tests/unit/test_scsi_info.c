@@ -272,6 +272,17 @@ test_report_all_opcodes(void **state)
 	assert_int_equal(a->in_length, 4 + 20 * scsi_opcodes_count);
 	assert_int_equal(a->in[4 + 5] & 2, 2);
 	assert_int_equal(get_be16(a->in + 12), 10);
+	for (unsigned i = 0; i < scsi_opcodes_count; i++) {
+		const uint8_t *d = a->in + 4 + 20 * i;
+
+		assert_int_equal(get_be32(d + 12), 0);
+		assert_int_equal(get_be32(d + 16), d[0] == OP_SANITIZE        ? 86400
+						   : d[0] == OP_WRITE_SAME_16 ? 300
+						   : d[0] == OP_READ_10       ? 60
+						   : d[0] == OP_INQUIRY       ? 30
+									      : get_be32(d + 16));
+		assert_in_range(get_be32(d + 16), 30, 86400);
+	}
 	check_truncation(CDB(0xa3, 0x0c), 6, 4, 4 + 8 * scsi_opcodes_count);
 }
 
