@@ -77,6 +77,7 @@
 #define LIMIT_ISCSI_BURST       (1024 * 1024) /* MaxBurstLength */
 #define LIMIT_ISCSI_FIRST_BURST (256 * 1024)
 #define LIMIT_ISCSI_WINDOW      128           /* commands: MaxCmdSN - ExpCmdSN + 1 */
+#define LIMIT_ISCSI_WINDOW_PRESSED 16         /* ... while memory is short */
 #define LIMIT_ISCSI_LOGIN       (15 * SECOND_NS)
 #define LIMIT_ISCSI_LOGIN_PDUS  8
 #define LIMIT_ISCSI_REPLIES     1024          /* queued on a connection before it reads no more */

@@ -460,6 +460,7 @@ struct iscsi_session {
 	struct scsi_nexus *nexus; /* NULL in discovery */
 
 	uint32_t exp_cmdsn;
+	uint32_t max_cmdsn;   /* the highest announced */
 	unsigned window_used; /* non-immediate tasks in it */
 	unsigned ntasks;
 	TAILQ_HEAD(, iscsi_task) tasks;
@@ -510,7 +511,11 @@ bool iscsi_session_leave(struct iscsi_conn *conn, bool *over);
 void iscsi_session_free(struct iscsi_session *session);
 
 /* CmdSN (4.2.2.1) */
-uint32_t iscsi_session_max_cmdsn(const struct iscsi_session *session);
+/* A task has left the window, and no PDU may follow that announces it: one is sent if the initiator may
+ * be waiting for it (11.19). */
+void iscsi_window_widen(struct iscsi_session *session);
+/* MaxCmdSN of a PDU that is about to be queued. */
+uint32_t iscsi_session_announce(struct iscsi_session *session);
 enum iscsi_order { ORDER_NOW, ORDER_LATER, ORDER_IGNORE };
 enum iscsi_order iscsi_session_order(const struct iscsi_session *session, const uint8_t *bhs);
 /* Keeps a place for a request that came early. NULL: no memory. */
@@ -534,8 +539,8 @@ void iscsi_request_finish(struct iscsi_conn *conn);
 /* Carries out a request in its turn; its data is the callee's to free. */
 void iscsi_request_run(struct iscsi_conn *conn, struct iscsi_request *request);
 void iscsi_request_free(struct iscsi_session *session, struct iscsi_request *request);
-/* Asks whether anybody is there (11.19). */
-void iscsi_ping(struct iscsi_conn *conn);
+/* NOP-In (11.19): asks whether anybody is there, or only carries numbers. */
+void iscsi_ping(struct iscsi_conn *conn, bool ask);
 /* The tasks a Logout waited for are gone. */
 void iscsi_logout_answer(struct iscsi_conn *conn);
 

@@ -224,7 +224,7 @@ sweep_silence(struct iscsi_conn *conn, uint64_t now)
 	if (!iscsi_conn_active(conn) || conn->closing || iscsi_conn_choked(conn))
 		return;
 	if (!conn->pinged && now - conn->heard > LIMIT_ISCSI_SILENCE)
-		iscsi_ping(conn);
+		iscsi_ping(conn, true);
 	else if (conn->pinged && now - conn->pinged > LIMIT_ISCSI_PING)
 		iscsi_conn_die(conn, "does not answer a ping");
 }

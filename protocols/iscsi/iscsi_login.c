@@ -367,8 +367,10 @@ iscsi_login_continue(struct iscsi_conn *conn)
 	put_be16(reply->head + BHS_TSIH, session->tsih);
 	reply->text = login->answer;
 	login->answer = NULL;
-	if (!session->open)
+	if (!session->open) {
 		session->exp_cmdsn = login->cmdsn;
+		session->max_cmdsn = login->cmdsn - 1;
+	}
 	session->open = true;
 	stream_established(conn->stream);
 	iscsi_reply_push(reply, login->answer_length, STATSN_ADVANCE);

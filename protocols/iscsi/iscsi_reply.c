@@ -61,11 +61,11 @@ iscsi_reply_discard(struct iscsi_reply *reply)
 size_t
 iscsi_head_seal(struct iscsi_conn *conn, uint8_t head[ISCSI_HEAD])
 {
-	const struct iscsi_session *session = conn->session;
+	struct iscsi_session *session = conn->session;
 
 	if (session) {
 		put_be32(head + BHS_EXPCMDSN, session->exp_cmdsn);
-		put_be32(head + BHS_MAXCMDSN, iscsi_session_max_cmdsn(session));
+		put_be32(head + BHS_MAXCMDSN, iscsi_session_announce(session));
 	}
 	if (!conn->header_digest)
 		return ISCSI_BHS;

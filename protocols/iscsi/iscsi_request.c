@@ -198,16 +198,19 @@ run_nop(struct iscsi_conn *conn, struct iscsi_request *request)
 }
 
 void
-iscsi_ping(struct iscsi_conn *conn)
+iscsi_ping(struct iscsi_conn *conn, bool ask)
 {
 	struct iscsi_reply *reply = iscsi_reply_new(conn, ISCSI_NOP_IN, ISCSI_TAG_NONE);
 
 	if (!reply)
 		return;
-	if (++conn->session->ttt == ISCSI_TAG_NONE)
-		conn->session->ttt = 0;
-	put_be32(reply->head + BHS_TTT, conn->session->ttt);
-	conn->pinged = loop_now(conn->loop);
+	put_be32(reply->head + BHS_TTT, ISCSI_TAG_NONE);
+	if (ask) {
+		if (++conn->session->ttt == ISCSI_TAG_NONE)
+			conn->session->ttt = 0;
+		put_be32(reply->head + BHS_TTT, conn->session->ttt);
+		conn->pinged = loop_now(conn->loop);
+	}
 	iscsi_reply_push(reply, 0, STATSN_NEXT); /* 11.19.1 */
 }
 

@@ -398,14 +398,45 @@ iscsi_session_free(struct iscsi_session *session)
 	slab_free(iscsi_caches.session, session);
 }
 
+/* Memory is short: for this session, or on its loop. */
+static bool
+is_pressed(const struct iscsi_session *session)
+{
+	return !TAILQ_EMPTY(&session->waits) ||
+	       iobuf_reserved(loop_index(session->loop)) > LIMIT_IOBUF_SHARE / 4 * 3;
+}
+
 /*
  * 4.2.2.1: the window is what this session may still put into its tasks. ExpCmdSN and window_used
- * grow together when a command comes, so MaxCmdSN never goes back.
+ * grow together when a command comes. MaxCmdSN never goes back: a window that shrinks does so by
+ * staying where it is until commands have filled it. The last command's response finds
+ * window_used 0 and opens it again.
  */
 uint32_t
-iscsi_session_max_cmdsn(const struct iscsi_session *session)
+iscsi_session_announce(struct iscsi_session *session)
 {
-	return session->exp_cmdsn + LIMIT_ISCSI_WINDOW - 1 - session->window_used;
+	uint32_t window = is_pressed(session) ? LIMIT_ISCSI_WINDOW_PRESSED : LIMIT_ISCSI_WINDOW;
+	uint32_t max = session->exp_cmdsn + window - session->window_used - 1;
+
+	if (sn_diff(max, session->max_cmdsn) > 0)
+		session->max_cmdsn = max;
+	return session->max_cmdsn;
+}
+
+void
+iscsi_window_widen(struct iscsi_session *session)
+{
+	struct iscsi_conn *conn;
+
+	session->window_used--;
+	if (sn_diff(session->max_cmdsn, session->exp_cmdsn) >= 0)
+		return;
+	TAILQ_FOREACH(conn, &session->conns, sibling) {
+		if (!conn->dying && !conn->closing && iscsi_conn_active(conn)) {
+			iscsi_ping(conn, false);
+			return;
+		}
+	}
 }
 
 enum iscsi_order
@@ -416,8 +447,7 @@ iscsi_session_order(const struct iscsi_session *session, const uint8_t *bhs)
 
 	if (bhs[BHS_OPCODE] & ISCSI_IMMEDIATE)
 		return ORDER_NOW;
-	if (sn_diff(cmdsn, session->exp_cmdsn) < 0 ||
-		sn_diff(cmdsn, iscsi_session_max_cmdsn(session)) > 0)
+	if (sn_diff(cmdsn, session->exp_cmdsn) < 0 || sn_diff(cmdsn, session->max_cmdsn) > 0)
 		return ORDER_IGNORE;
 	if (cmdsn == session->exp_cmdsn)
 		return ORDER_NOW;

@@ -69,8 +69,8 @@ iscsi_task_free(struct iscsi_task *task)
 	iobuf_free(&task->scsi.in);
 	if (task->reserved_in)
 		iobuf_unreserve(&session->account, task->reserved_in, IOBUF_READY);
-	if (task->in_window)
-		session->window_used--;
+	if (task->in_window) /* it ends without a status that would say so */
+		iscsi_window_widen(session);
 	if (task->held) {
 		task->held->task = NULL;
 		task->held->filled = true;

@@ -320,8 +320,7 @@ fill_gap(struct iscsi_conn *conn, const uint8_t *bhs)
 	uint32_t cmdsn = get_be32(bhs + BHS_REFCMDSN);
 	struct iscsi_held *held;
 
-	if (sn_diff(cmdsn, session->exp_cmdsn) < 0 ||
-		sn_diff(cmdsn, iscsi_session_max_cmdsn(session)) > 0 ||
+	if (sn_diff(cmdsn, session->exp_cmdsn) < 0 || sn_diff(cmdsn, session->max_cmdsn) > 0 ||
 		sn_diff(cmdsn, get_be32(bhs + BHS_CMDSN)) >= 0)
 		return ISCSI_NO_TASK;
 	TAILQ_FOREACH(held, &session->held, link) {
@@ -342,7 +341,7 @@ fill_gap(struct iscsi_conn *conn, const uint8_t *bhs)
 static void
 fill_gaps(struct iscsi_session *session, uint32_t cmdsn)
 {
-	if (sn_diff(cmdsn, iscsi_session_max_cmdsn(session) + 1) > 0)
+	if (sn_diff(cmdsn, session->max_cmdsn + 1) > 0)
 		return;
 	for (;;) {
 		iscsi_session_advance(session);

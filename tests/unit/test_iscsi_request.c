@@ -242,6 +242,77 @@ test_full_window(void **state)
 	peer_free(peer);
 }
 
+/* While memory is short the window is small, by not moving on; and it opens again. */
+static void
+test_window_under_pressure(void **state)
+{
+	struct peer *peer = peer_session(NULL);
+	uint32_t max = peer->cmdsn + LIMIT_ISCSI_WINDOW - 1, first = peer->cmdsn, now, least;
+	struct pdu *pdu;
+
+	(void)state;
+	volume_script_hold(world.script, true);
+	/* The ninth waits for room. */
+	for (unsigned i = 0; i < 9; i++) {
+		peer_read10(peer, 0, WORLD_SIZE / 512 - 1);
+		put_be32(peer->bhs + BHS_EDTL, 512);
+		peer_send(peer, NULL, 0);
+	}
+	for (unsigned i = 0; i < LIMIT_ISCSI_WINDOW - 9; i++) {
+		ping(peer, 0, 0);
+		now = get_be32(peer_expect(peer, ISCSI_NOP_IN)->bhs + BHS_MAXCMDSN);
+		/* What was announced stays, and then there is room for 16 - 9. */
+		least = peer->cmdsn + LIMIT_ISCSI_WINDOW_PRESSED - 9 - 1;
+		assert_int_equal(now, (int32_t)(least - max) > 0 ? least : max);
+	}
+	assert_int_equal(peer->cmdsn, max + 1);
+	max = now;
+	volume_script_complete_all(world.script, 0);
+	now = max;
+	for (unsigned i = 0; i < 9; i++) {
+		volume_script_hold(world.script, false);
+		virtual_run_until_idle();
+		if (volume_script_held(world.script))
+			volume_script_complete_all(world.script, 0);
+		pdu = peer_expect(peer, ISCSI_DATA_IN);
+		assert_true((int32_t)(get_be32(pdu->bhs + BHS_MAXCMDSN) - now) >= 0);
+		now = get_be32(pdu->bhs + BHS_MAXCMDSN);
+	}
+	assert_int_equal(now - get_be32(pdu->bhs + BHS_EXPCMDSN) + 1, LIMIT_ISCSI_WINDOW);
+	assert_int_equal(peer->cmdsn - first, LIMIT_ISCSI_WINDOW);
+	peer_free(peer);
+}
+
+/* Tasks that are aborted have no status to carry MaxCmdSN: where the window was full, a NOP-In does. */
+static void
+test_window_opened_by_aborts(void **state)
+{
+	struct peer *peer = peer_session("MaxConnections=2\n"), *other = peer_join(peer, 0, 1);
+	uint32_t max;
+	struct pdu *pdu;
+
+	(void)state;
+	peer_login(other, NULL);
+	volume_script_hold(world.script, true);
+	other->cmdsn = peer->cmdsn;
+	for (unsigned i = 0; i < LIMIT_ISCSI_WINDOW; i++) {
+		peer_read10(other, i, 1);
+		peer_send(other, NULL, 0);
+	}
+	virtual_run_until_idle();
+	max = other->cmdsn - 1;
+	peer_free(other);
+	peer_expect_nothing(peer);
+	volume_script_hold(world.script, false);
+	volume_script_complete_all(world.script, 0);
+	pdu = peer_expect(peer, ISCSI_NOP_IN);
+	assert_int_equal(get_be32(pdu->bhs + BHS_ITT), ISCSI_TAG_NONE);
+	assert_int_equal(get_be32(pdu->bhs + BHS_TTT), ISCSI_TAG_NONE);
+	assert_true((int32_t)(get_be32(pdu->bhs + BHS_MAXCMDSN) - max) > 0);
+	peer_expect_nothing(peer);
+	peer_free(peer);
+}
+
 static void
 test_rejects(void **state)
 {
@@ -584,6 +655,8 @@ main(void)
 		WORLD_TEST(test_hang_up_with_a_gap),
 		WORLD_TEST(test_out_of_window),
 		WORLD_TEST(test_full_window),
+		WORLD_TEST(test_window_under_pressure),
+		WORLD_TEST(test_window_opened_by_aborts),
 		WORLD_TEST(test_rejects),
 		WORLD_TEST(test_rejected_cmdsn_is_a_gap),
 		WORLD_TEST(test_commands_in_discovery),
