@@ -1,7 +1,8 @@
 /*
  * protocols/iscsi/iscsi_session.c on two true loops: initiators that log in with one and the same port on
- * both at once, so that each login ends another session. What reinstatement says on one thread is in
- * test_iscsi_login.c.
+ * both at once, so that each login ends another session, and sessions whose connections come from both.
+ * What reinstatement says on one thread is in test_iscsi_login.c, what several connections are in
+ * test_iscsi_connections.c.
  */
 #include "config.h"
 
@@ -41,6 +42,7 @@ static struct target target = {.name = "iqn.test:shared", .luns = &lun, .nluns =
 static struct catalogue catalogue;
 
 static atomic_uint logins, pings, lost, broken;
+static atomic_uint joined, refused;
 
 struct arrival {
 	struct loop_task task;
@@ -150,6 +152,74 @@ visit_target(unsigned loop)
 	return fd;
 }
 
+/* True when a ping is answered; else the connection has been ended, or is `broken`. */
+static bool
+ping(int fd)
+{
+	uint8_t bhs[ISCSI_BHS] = {ISCSI_NOP_OUT | ISCSI_IMMEDIATE, ISCSI_FINAL};
+	int rc;
+
+	put_be32(bhs + BHS_ITT, 1);
+	put_be32(bhs + BHS_TTT, ISCSI_TAG_NONE);
+	if (!send_pdu(fd, bhs, "ping", 4))
+		return false;
+	rc = receive(fd, bhs);
+	atomic_fetch_add(&broken, rc < 0);
+	return rc > 0 && bhs[0] == ISCSI_NOP_IN;
+}
+
+/* Logs in, to the session *tsih where that is not 0. The connection, or -1. */
+static int
+log_in(unsigned loop, unsigned port, uint16_t *tsih, uint16_t cid)
+{
+	static const char lead[] = "InitiatorName=iqn.test:one\0TargetName=iqn.test:shared\0"
+				   "MaxConnections=3";
+	uint8_t bhs[ISCSI_BHS] = {ISCSI_LOGIN_REQUEST | ISCSI_IMMEDIATE, 0x87};
+	int fd = connect_loop(loop), rc;
+
+	if (fd < 0) {
+		atomic_fetch_add(&broken, 1);
+		return -1;
+	}
+	bhs[BHS_ISID] = 0x80;
+	bhs[BHS_ISID + 5] = (uint8_t)port;
+	put_be16(bhs + BHS_TSIH, *tsih);
+	put_be16(bhs + BHS_CID, cid);
+	send_pdu(fd, bhs, lead, *tsih ? sizeof(lead) - sizeof("MaxConnections=3") : sizeof(lead));
+	rc = receive(fd, bhs);
+	if (rc > 0 && get_be16(bhs + BHS_STATUS_CLASS) == 0) {
+		*tsih = get_be16(bhs + BHS_TSIH);
+		return fd;
+	}
+	atomic_fetch_add(rc < 0 ? &broken : &refused, 1);
+	close(fd);
+	return -1;
+}
+
+/* Two initiators share a port, so that a session may end at any moment of a join; two have their own. */
+static void
+run_session(unsigned number, unsigned round)
+{
+	uint16_t tsih = 0;
+	int fds[4];
+
+	fds[0] = log_in((number + round) % 2, number < 2 ? 1 : number, &tsih, 0);
+	fds[1] = fds[0] < 0 ? -1 : log_in(round % 2, number < 2 ? 1 : number, &tsih, 1);
+	fds[2] = fds[0] < 0 ? -1 : log_in(round / 2 % 2, number < 2 ? 1 : number, &tsih, 2);
+	if (round % 4 == 0 && fds[0] >= 0)
+		close(fds[0]);
+	/* in the place of one of them */
+	fds[3] = fds[1] < 0
+			 ? -1
+			 : log_in((round + 1) % 2, number < 2 ? 1 : number, &tsih, 1 + round % 2);
+	for (unsigned i = round % 4 ? 0 : 1; i < 4; i++) {
+		if (fds[i] < 0)
+			continue;
+		atomic_fetch_add(&joined, ping(fds[i]) && i > 0);
+		close(fds[i]);
+	}
+}
+
 static void *
 run_initiator(void *arg)
 {
@@ -169,6 +239,8 @@ run_initiator(void *arg)
 	}
 	if (before >= 0)
 		close(before);
+	for (unsigned round = 0; round < ROUNDS; round++)
+		run_session(number, round);
 	return NULL;
 }
 
@@ -279,7 +351,9 @@ test_one_port_on_two_loops(void **state)
 	slab_for_each(count_left, NULL);
 	iscsi_frontend.stop();
 	storage_stop();
-	print_message("%u logins, %u pings, %u lost\n", logins, pings, lost);
+	print_message("%u logins, %u pings, %u lost; %u joined, %u refused\n", logins, pings, lost,
+		joined, refused);
+	assert_true(joined > 0);
 	/* Each login is answered or ended by a later one, none is forgotten. */
 	assert_int_equal(broken, 0);
 	assert_int_equal(left_over, 0);
