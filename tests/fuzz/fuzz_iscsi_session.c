@@ -1,4 +1,4 @@
-/* The full feature phase: an input is a list of steps (world_steps.c). */
+/* The full feature phase of a session with two connections: an input is a list of steps (world_steps.c). */
 #include "config.h"
 
 #include "fuzz.h"
@@ -16,6 +16,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct world *world = world_begin();
 
 	world_login(world, false, false);
+	world_join(world);
 	world_steps(world, data, size, check_output);
 	world_end(world);
 	return 0;

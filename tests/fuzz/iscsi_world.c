@@ -66,26 +66,60 @@ world_begin(void)
 	return &the_world;
 }
 
-void
-world_login(struct world *world, bool discovery, bool digests)
+/* Sends a login of CID `cid` by world->pipe. The session's TSIH. */
+static uint16_t
+send_login(struct world *world, const char *text, size_t length, uint16_t tsih, uint16_t cid)
 {
 	uint8_t pdu[ISCSI_BHS + 512] = {ISCSI_LOGIN_REQUEST | ISCSI_IMMEDIATE, 0x87};
 	const uint8_t *output;
-	size_t length;
+	size_t n;
+
+	memcpy(pdu + ISCSI_BHS, text, length);
+	put_be24(pdu + BHS_DATA_LENGTH, (uint32_t)length);
+	pdu[BHS_ISID] = 0x40;
+	put_be16(pdu + BHS_TSIH, tsih);
+	put_be16(pdu + BHS_CID, cid);
+	put_be32(pdu + BHS_CMDSN, 1);
+	world_feed(world, pdu, ISCSI_BHS + (length + 3) / 4 * 4);
+	output = pipe_output(world->pipe, &n);
+	CHECK(n > ISCSI_BHS && get_be16(output + BHS_STATUS_CLASS) == 0);
+	tsih = get_be16(output + BHS_TSIH);
+	pipe_take(world->pipe, NULL, SIZE_MAX);
+	return tsih;
+}
+
+static uint16_t session;
+
+void
+world_login(struct world *world, bool discovery, bool digests)
+{
+	char text[512];
 	int n;
 
-	n = snprintf((char *)pdu + ISCSI_BHS, 512,
-		"InitiatorName=%s%c%s=%s%cHeaderDigest=%s%cDataDigest=%s%cInitialR2T=No%c",
+	n = snprintf(text, sizeof(text),
+		"InitiatorName=%s%c%s=%s%cHeaderDigest=%s%cDataDigest=%s%cInitialR2T=No%c"
+		"MaxConnections=2%c",
 		WORLD_FRIEND, 0, discovery ? "SessionType" : "TargetName",
 		discovery ? "Discovery" : WORLD_OPEN, 0, digests ? "CRC32C" : "None", 0,
-		digests ? "CRC32C" : "None", 0, 0);
-	put_be24(pdu + BHS_DATA_LENGTH, (uint32_t)n);
-	pdu[BHS_ISID] = 0x40;
-	put_be32(pdu + BHS_CMDSN, 1);
-	world_feed(world, pdu, ISCSI_BHS + ((size_t)n + 3) / 4 * 4);
-	output = pipe_output(world->pipe, &length);
-	CHECK(length > ISCSI_BHS && get_be16(output + BHS_STATUS_CLASS) == 0);
-	pipe_take(world->pipe, NULL, SIZE_MAX);
+		digests ? "CRC32C" : "None", 0, 0, 0);
+	session = send_login(world, text, (size_t)n, 0, 0);
+}
+
+void
+world_join(struct world *world)
+{
+	struct stream_pipe *first = world->pipe;
+	char text[512];
+	int n;
+
+	world->pipe = pipe_new();
+	pipe_set_peer(world->pipe, "10.0.0.7:41333", "10.0.0.1:3260");
+	iscsi_frontend.accept(world->loop, pipe_stream(world->pipe), &portals[0]);
+	n = snprintf(text, sizeof(text), "InitiatorName=%s%cTargetName=%s%c", WORLD_FRIEND, 0,
+		WORLD_OPEN, 0);
+	send_login(world, text, (size_t)n, session, 1);
+	world->other = world->pipe;
+	world->pipe = first;
 }
 
 void

@@ -15,6 +15,8 @@
 struct world *world_begin(void);
 /* To the full feature phase with CmdSN 1, and CHECKs that it is reached. */
 void world_login(struct world *world, bool discovery, bool digests);
+/* A second connection in the session of world_login(), without digests. */
+void world_join(struct world *world);
 /* CHECKs that everything sent is a sequence of PDUs that a target may send, and drops it. */
 void world_check_output(struct world *world, bool digests);
 

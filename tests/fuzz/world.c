@@ -42,6 +42,7 @@ world_open(struct world *world)
 	if (!world->loop)
 		make_world(world);
 	world->pipe = pipe_new();
+	world->ended = world->other_ended = false;
 }
 
 void
@@ -74,13 +75,18 @@ world_end(struct world *world)
 {
 	unsigned in_flight;
 
-	if (!pipe_closed(world->pipe)) {
+	if (!pipe_closed(world->pipe) || (world->other && !pipe_closed(world->other))) {
 		pipe_set_room(world->pipe, SIZE_MAX);
 		world->frontend->abort(world->loop);
 		virtual_run_until_idle();
 	}
 	world_complete_all(world);
 	CHECK(pipe_closed(world->pipe));
+	if (world->other) {
+		CHECK(pipe_closed(world->other));
+		pipe_free(world->other);
+		world->other = NULL;
+	}
 	CHECK(world->frontend->connections(world->loop, &in_flight) == 0 && in_flight == 0);
 	CHECK(iobuf_reserved(0) == 0);
 	pipe_free(world->pipe);

@@ -23,6 +23,9 @@ struct world {
 	struct loop *loop;                      /* NULL: not made yet */
 	struct volume_script *script;
 	struct stream_pipe *pipe;
+	bool ended;                /* the peer has hung up */
+	struct stream_pipe *other; /* a second connection, which steps change to; NULL: none */
+	bool other_ended;
 	bool drained;
 };
 

@@ -23,8 +23,23 @@ enum {
 	STEP_RESET, /* reads and writes fail from now on */
 	STEP_DRAIN,
 	STEP_VOLUME_GONE,
+	STEP_OTHER, /* from now on the other connection's turn, if there is one */
 	STEPS
 };
+
+static void
+change_connection(struct world *world)
+{
+	struct stream_pipe *pipe = world->pipe;
+	bool ended = world->ended;
+
+	if (!world->other)
+		return;
+	world->pipe = world->other;
+	world->other = pipe;
+	world->ended = world->other_ended;
+	world->other_ended = ended;
+}
 
 static int
 result(uint8_t byte)
@@ -50,7 +65,7 @@ complete_held(struct world *world, unsigned index, int rc)
 }
 
 static void
-do_step(struct world *world, struct reader *reader, bool *ended, void (*took)(struct world *world))
+do_step(struct world *world, struct reader *reader, void (*took)(struct world *world))
 {
 	const uint8_t *bytes = reader_bytes(reader, 1);
 	size_t length;
@@ -60,7 +75,7 @@ do_step(struct world *world, struct reader *reader, bool *ended, void (*took)(st
 	case STEP_FEED:
 		length = min_size(reader_be16(reader), reader->left);
 		bytes = reader_bytes(reader, length);
-		if (bytes && !*ended)
+		if (bytes && !world->ended)
 			pipe_feed(world->pipe, bytes, length);
 		break;
 	case STEP_HOLD:
@@ -96,9 +111,9 @@ do_step(struct world *world, struct reader *reader, bool *ended, void (*took)(st
 		pipe_limit_read(world->pipe, bytes ? *bytes : 0);
 		break;
 	case STEP_EOF:
-		if (!*ended)
+		if (!world->ended)
 			pipe_feed_eof(world->pipe);
-		*ended = true;
+		world->ended = true;
 		break;
 	case STEP_RESET:
 		pipe_fail_read(world->pipe, -ECONNRESET);
@@ -109,6 +124,9 @@ do_step(struct world *world, struct reader *reader, bool *ended, void (*took)(st
 		break;
 	case STEP_VOLUME_GONE:
 		world->frontend->volume_gone(world->loop, volume_script_volume(world->script));
+		break;
+	case STEP_OTHER:
+		change_connection(world);
 		break;
 	default:
 		break;
@@ -121,8 +139,7 @@ world_steps(
 	struct world *world, const uint8_t *data, size_t size, void (*took)(struct world *world))
 {
 	struct reader reader = reader_of(data, size);
-	bool ended = false;
 
 	while (reader.left && !reader.bad)
-		do_step(world, &reader, &ended, took);
+		do_step(world, &reader, took);
 }
