@@ -99,7 +99,7 @@ struct blk_info {
 	bool carried_inline; /* the driver's promise behind blk_inline() */
 	/* Bytes of one WRITE that a power cut leaves done or not done as a whole; 0: one physical block. */
 	uint64_t atomic_max;
-	uint8_t uuid[16];    /* derived from the volume's name */
+	uint8_t uuid[16]; /* derived from the volume's name */
 };
 
 struct blk_request {
@@ -156,6 +156,15 @@ struct blk_handle *blk_open(struct volume *volume, const char *name, bool read_o
 
 /* Nothing may be in flight (a CHECK). */
 void blk_close(struct blk_handle *handle);
+
+/*
+ * Whose handle it is, for what is counted for each client (rates, faults): all handles of a volume with the
+ * same name, on whatever loop, are one client's, which keeps what it owes when the last of them is closed.
+ * Without it a handle is a client by itself. Once, before the first request. Its loop. 0 or -ENOMEM.
+ */
+int blk_set_client(struct blk_handle *handle, const char *name);
+/* The handle's own name without one. */
+const char *blk_client(const struct blk_handle *handle);
 
 struct volume *blk_volume(const struct blk_handle *handle);
 const char *blk_name(const struct blk_handle *handle);

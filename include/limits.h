@@ -121,6 +121,7 @@
 #define LIMIT_ACCEPTS          64 /* connections taken from one listener in a turn */
 #define LIMIT_CONTROL_CLIENTS  32
 #define LIMIT_REMOVE_WAIT      (10 * SECOND_NS) /* for the clients of a volume that is taken away */
+#define LIMIT_CLIENTS_KEPT     16384 /* of a volume, with those who left and are not rested (qos) */
 
 _Static_assert(LIMIT_IOBUF_CLIENT >= LIMIT_NBD_PAYLOAD, "one largest NBD request must fit a client");
 _Static_assert(LIMIT_IOBUF_CLIENT >= LIMIT_SCSI_TRANSFER, "one largest SCSI command must fit a client");

@@ -1,6 +1,7 @@
 /*
- * Rates that a volume keeps to: token buckets for operations and bytes, for all of it and for each client (an
- * NBD connection, a SCSI nexus). What is over the rate waits; nothing fails.
+ * Rates that a volume keeps to: token buckets for operations and bytes, for all of it and for each client,
+ * however many connections it has (blk_set_client()): an iSCSI initiator by its name, an NBD client by its TLS
+ * identity, else by its address. What is over the rate waits; nothing fails.
  */
 #ifndef SLABD_QOS_H
 #define SLABD_QOS_H

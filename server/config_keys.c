@@ -87,7 +87,8 @@ static const struct config_key volume_keys[] = {
 	{"bps_burst", KEY_SIZE, IN(conf_volume, qos.bps_burst), .max = LIMIT_VOLUME_SIZE,
 		.help = "Bytes that may come at once after a pause. Without it: a tenth of a second's."},
 	{"client_iops", KEY_SIZE, IN(conf_volume, qos.client_iops), .max = 1000000000,
-		.help = "Operations a second for each client, an NBD connection or an iSCSI session."},
+		.help = "Operations a second for each client, however many connections it has: an iSCSI "
+			"initiator by its name, an NBD client by its TLS identity, else by its address."},
 	{"client_iops_burst", KEY_SIZE, IN(conf_volume, qos.client_iops_burst), .max = 1000000000,
 		.help = "The burst of client_iops."},
 	{"client_bps", KEY_SIZE, IN(conf_volume, qos.client_bps), .max = LIMIT_VOLUME_SIZE,

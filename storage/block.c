@@ -42,7 +42,8 @@ blk_open(struct volume *volume, const char *name, bool read_only, int *rc)
 	handle->lane = lane;
 	handle->loop = lane->loop;
 	handle->read_only = read_only || volume->info.read_only;
-	memcpy(handle->name, name, length);
+	handle->client = &handle->own;
+	handle->name = memcpy(handle->own.name, name, length);
 	pthread_mutex_lock(&volume->lock);
 	LIST_INSERT_HEAD(&lane->handles, handle, link);
 	reservation_fence_handle(handle);
@@ -76,6 +77,7 @@ blk_close(struct blk_handle *handle)
 	reservation_forget(handle);
 	pthread_mutex_lock(&volume->lock);
 	LIST_REMOVE(handle, link);
+	client_leave(handle);
 	counters_merge(&handle->lane->closed, &handle->counters);
 	pthread_mutex_unlock(&volume->lock);
 	atomic_fetch_sub(&volume->nhandles, 1);

@@ -88,20 +88,27 @@ struct layer {
 	void *state; /* NULL: there is none */
 };
 
+/* client.c */
+struct blk_client {
+	LIST_ENTRY(blk_client) link;
+	unsigned handles;         /* under volume->lock */
+	_Atomic uint64_t paid[2]; /* layers/qos.c: its buckets */
+	char name[];
+};
+
 struct blk_handle {
 	struct volume *volume;
 	struct lane *lane;
 	struct loop *loop;
+	struct blk_client *client; /* &own until blk_set_client() */
 	bool read_only;
 	unsigned in_flight;
 	atomic_uint fence;      /* FENCE_*; written under volume->lock */
 	char *initiator, *port; /* under volume->lock; NULL: no nexus of SCSI */
-	/* layers/qos.c: this client's buckets, and which rates they are for. */
-	uint64_t paid[2];
-	unsigned paid_generation;
 	struct blk_counters counters;
 	LIST_ENTRY(blk_handle) link;
-	char name[];
+	const char *name;
+	struct blk_client own;
 };
 
 /* A worker's turn at a volume's blocking requests. */
@@ -168,6 +175,8 @@ struct volume {
 	_Atomic(struct blk_handle *) sealer; /* written under lock; NULL though sealed: it is gone */
 	TAILQ_HEAD(, change) changes;    /* of reservations; the first one runs */
 	char why[256];
+	LIST_HEAD(, blk_client) clients;
+	unsigned nclients;
 
 	struct work_queue *works;
 	struct jobs jobs;
@@ -357,6 +366,15 @@ void reservation_close(struct volume *volume);
 void reservation_fence_handle(struct blk_handle *handle);
 /* The handle is being closed. */
 void reservation_forget(struct blk_handle *handle);
+
+/* client.c */
+
+/* Under the lock: a handle is being closed. */
+void client_leave(struct blk_handle *handle);
+void clients_free(struct volume *volume);
+
+/* layers/qos.c, under the lock: the client owes nothing, and has its whole burst to come. */
+bool qos_client_rested(struct volume *volume, const struct blk_client *client, uint64_t now);
 
 /* reservation_file.c: workers, but for load: main thread. 0 or -errno with a text. */
 int

@@ -207,6 +207,7 @@ free_volume(struct volume *volume)
 {
 	layers_free(volume);
 	reservation_close(volume);
+	clients_free(volume);
 	for (unsigned i = 0; i < LANES; i++)
 		free(atomic_load(&volume->lanes[i]));
 	pthread_mutex_destroy(&volume->lock);
@@ -234,6 +235,7 @@ volume_make(const struct conf_volume *conf, const struct blk_driver *driver, str
 	TAILQ_INIT(&volume->freezes);
 	TAILQ_INIT(&volume->sync.on_way);
 	TAILQ_INIT(&volume->changes);
+	LIST_INIT(&volume->clients);
 	volume->driver = driver;
 	atomic_init(&volume->references, 1);
 	rc = copy_conf(&volume->conf, conf);

@@ -39,6 +39,22 @@ transmission_flags(const struct blk_info *info, bool structured)
 	return (uint16_t)flags;
 }
 
+/* Who it is, however many connections it has: what it proved by TLS, else its address. */
+static int
+set_client(struct nbd_conn *conn, struct blk_handle *blk)
+{
+	const char *identity = stream_identity(conn->stream), *peer = stream_peer(conn->stream);
+	const char *port = strrchr(peer, ':');
+	char name[256];
+
+	if (identity[0])
+		snprintf(name, sizeof(name), "nbd %s", identity);
+	else
+		snprintf(name, sizeof(name), "nbd %.*s",
+			(int)(port ? (size_t)(port - peer) : strlen(peer)), peer);
+	return blk_set_client(blk, name);
+}
+
 struct blk_handle *
 nbd_export_open(struct nbd_conn *conn, const struct export *export, struct blk_info *info, int *rc)
 {
@@ -50,6 +66,11 @@ nbd_export_open(struct nbd_conn *conn, const struct export *export, struct blk_i
 	blk = blk_open(export->volume, name, export->read_only, rc);
 	if (!blk)
 		return NULL;
+	*rc = set_client(conn, blk);
+	if (*rc) {
+		blk_close(blk);
+		return NULL;
+	}
 	blk_info(blk, info);
 	/* What no aligned request can reach is not offered ("Size constraints"). */
 	if (export->min_block)

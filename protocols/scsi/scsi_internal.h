@@ -143,6 +143,8 @@ struct scsi_nexus {
 };
 
 /* The target port with that relative identifier; NULL: there is none. */
+/* The initiator's name, without the ISID that makes a port of it. */
+void scsi_nexus_initiator(const struct scsi_nexus *nexus, char name[RESERVATION_NAME]);
 struct scsi_port *scsi_nexus_find_port(const struct scsi_nexus *nexus, uint16_t relative_id);
 /* Its name, in `name`. False: there is none. */
 bool scsi_nexus_port(

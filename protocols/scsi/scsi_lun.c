@@ -160,18 +160,25 @@ scsi_nexus_stop(void)
 	next_lost = 0;
 }
 
+void
+scsi_nexus_initiator(const struct scsi_nexus *nexus, char name[RESERVATION_NAME])
+{
+	char *isid;
+
+	snprintf(name, RESERVATION_NAME, "%s", nexus->initiator);
+	isid = strstr(name, ",i,0x");
+	if (isid)
+		*isid = '\0';
+}
+
 /* The target as a catalogue offers it to the nexus' initiator; NULL. */
 static const struct target *
 find_offered(const struct scsi_nexus *nexus, const struct catalogue *catalogue)
 {
 	const struct target *target = catalogue_target(catalogue, nexus->target);
-	char name[sizeof(nexus->initiator)];
-	char *isid;
+	char name[RESERVATION_NAME];
 
-	memcpy(name, nexus->initiator, sizeof(name));
-	isid = strstr(name, ",i,0x");
-	if (isid)
-		*isid = '\0';
+	scsi_nexus_initiator(nexus, name);
 	return target ? catalogue_admit(target, name) : NULL;
 }
 

@@ -151,7 +151,7 @@ fill_info(struct scsi_unit *unit)
 int
 scsi_unit_open(struct scsi_nexus *nexus, const struct lun *lun, struct scsi_unit **unitp)
 {
-	char name[sizeof(nexus->initiator) + 8] = "scsi ";
+	char name[sizeof(nexus->initiator) + 8] = "scsi ", client[RESERVATION_NAME + 8] = "scsi ";
 	struct scsi_unit *unit = slab_alloc(unit_cache);
 	int rc;
 
@@ -167,7 +167,10 @@ scsi_unit_open(struct scsi_nexus *nexus, const struct lun *lun, struct scsi_unit
 		goto fail;
 	unit->conf = volume_conf(lun->volume);
 	fill_info(unit);
-	rc = scsi_unit_identify(unit);
+	scsi_nexus_initiator(nexus, client + strlen(client));
+	rc = blk_set_client(unit->handle, client);
+	if (rc == 0)
+		rc = scsi_unit_identify(unit);
 	if (rc < 0)
 		goto fail_handle;
 	unit->lu = get_lu(unit->info.uuid);

@@ -494,7 +494,8 @@ is_candidate(const struct fault_rule *rule, const struct blk_request *request)
 		range_overlaps(request->offset, request->length, rule->reject_start,
 			rule->reject_end - rule->reject_start))
 		return false;
-	return !rule->client[0] || fnmatch(rule->client, blk_name(request->handle), 0) == 0;
+	return !rule->client[0] || fnmatch(rule->client, blk_name(request->handle), 0) == 0 ||
+	       fnmatch(rule->client, blk_client(request->handle), 0) == 0;
 }
 
 /* The kernel's should_fail_ex() (lib/fault-inject.c), knob by knob in its order. */

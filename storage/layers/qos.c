@@ -11,6 +11,7 @@
 #include "qos.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "check.h"
@@ -29,14 +30,13 @@ struct rate {
 struct qos {
 	struct rate volume[KINDS], client[KINDS];
 	_Atomic uint64_t paid[KINDS]; /* the volume's buckets */
-	atomic_uint generation;       /* of the rates: clients' buckets begin anew with each */
 	_Atomic uint64_t requests, delayed;
 	struct conf_qos conf; /* main thread */
 };
 
-/* When `units` may go on: they are taken. */
+/* When `units` may go on: *paid is what it is when they are taken. */
 static uint64_t
-take_own(const struct rate *rate, uint64_t *paid, uint64_t units, uint64_t now)
+due_after(const struct rate *rate, uint64_t *paid, uint64_t units, uint64_t now)
 {
 	uint64_t per_second = atomic_load_explicit(&rate->per_second, memory_order_relaxed);
 	uint64_t burst = atomic_load_explicit(&rate->burst_ns, memory_order_relaxed);
@@ -49,26 +49,26 @@ take_own(const struct rate *rate, uint64_t *paid, uint64_t units, uint64_t now)
 	return due;
 }
 
-/* The same from a bucket that all loops share. */
+/* From a bucket that loops share. */
 static uint64_t
-take_shared(const struct rate *rate, _Atomic uint64_t *paid, uint64_t units, uint64_t now)
+take_from(const struct rate *rate, _Atomic uint64_t *paid, uint64_t units, uint64_t now)
 {
 	uint64_t before = atomic_load_explicit(paid, memory_order_relaxed), after, due;
 
 	do {
 		after = before;
-		due = take_own(rate, &after, units, now);
+		due = due_after(rate, &after, units, now);
 	} while (!atomic_compare_exchange_weak_explicit(
 		paid, &before, after, memory_order_relaxed, memory_order_relaxed));
 	return due;
 }
 
 static uint64_t
-take(struct qos *qos, struct blk_handle *handle, unsigned kind, uint64_t units, uint64_t now)
+take(struct qos *qos, struct blk_client *client, unsigned kind, uint64_t units, uint64_t now)
 {
-	uint64_t mine = take_own(&qos->client[kind], &handle->paid[kind], units, now);
+	uint64_t mine = take_from(&qos->client[kind], &client->paid[kind], units, now);
 
-	return max_u64(mine, take_shared(&qos->volume[kind], &qos->paid[kind], units, now));
+	return max_u64(mine, take_from(&qos->volume[kind], &qos->paid[kind], units, now));
 }
 
 static uint64_t
@@ -101,12 +101,12 @@ pay(struct blk_request *request)
 	uint64_t done = (uint64_t)(request->rc & ~WAITED) * PIECE;
 
 	for (;;) {
-		uint64_t due = done == 0 ? take(qos, handle, OPERATIONS, 1, now) : 0;
+		uint64_t due = done == 0 ? take(qos, handle->client, OPERATIONS, 1, now) : 0;
 		uint64_t piece = min_u64(length - done, PIECE);
 		bool last = piece == length - done;
 
 		if (piece)
-			due = max_u64(due, take(qos, handle, BYTES, piece, now));
+			due = max_u64(due, take(qos, handle->client, BYTES, piece, now));
 		if (due > now) {
 			if (!(request->rc & WAITED))
 				atomic_fetch_add_explicit(&qos->delayed, 1, memory_order_relaxed);
@@ -126,8 +126,6 @@ static void
 enter_qos(void *state, struct blk_request *request)
 {
 	struct qos *qos = state;
-	struct blk_handle *handle = request->handle;
-	unsigned generation = atomic_load_explicit(&qos->generation, memory_order_relaxed);
 
 	/* One sync may be many clients': none of them pays for it. */
 	if (request->op == BLK_FLUSH) {
@@ -135,10 +133,6 @@ enter_qos(void *state, struct blk_request *request)
 		return;
 	}
 	atomic_fetch_add_explicit(&qos->requests, 1, memory_order_relaxed);
-	if (handle->paid_generation != generation) {
-		handle->paid_generation = generation;
-		handle->paid[OPERATIONS] = handle->paid[BYTES] = 0;
-	}
 	request->rc = 0;
 	pay(request);
 }
@@ -172,6 +166,41 @@ get_qos(struct volume *volume)
 	return qos;
 }
 
+/* Everybody begins anew with new rates. */
+static void
+forget_paid(struct volume *volume, struct qos *qos)
+{
+	struct blk_handle *handle;
+	struct blk_client *client;
+
+	pthread_mutex_lock(&volume->lock);
+	for (unsigned kind = 0; kind < KINDS; kind++) {
+		atomic_store(&qos->paid[kind], 0);
+		LIST_FOREACH(client, &volume->clients, link)
+			atomic_store(&client->paid[kind], 0);
+		for (unsigned i = 0; i < LANES; i++) {
+			struct lane *lane = atomic_load(&volume->lanes[i]);
+
+			if (lane)
+				LIST_FOREACH(handle, &lane->handles, link)
+					atomic_store(&handle->own.paid[kind], 0);
+		}
+	}
+	pthread_mutex_unlock(&volume->lock);
+}
+
+bool
+qos_client_rested(struct volume *volume, const struct blk_client *client, uint64_t now)
+{
+	const struct qos *qos = layer_state(volume, LAYER_QOS);
+
+	for (unsigned kind = 0; qos && kind < KINDS; kind++)
+		if (atomic_load(&client->paid[kind]) + atomic_load(&qos->client[kind].burst_ns) >
+			now)
+			return false;
+	return true;
+}
+
 int
 volume_qos_set(struct volume *volume, const struct conf_qos *conf, struct error *error)
 {
@@ -184,9 +213,7 @@ volume_qos_set(struct volume *volume, const struct conf_qos *conf, struct error 
 	set_rate(&qos->volume[BYTES], conf->bps, conf->bps_burst);
 	set_rate(&qos->client[OPERATIONS], conf->client_iops, conf->client_iops_burst);
 	set_rate(&qos->client[BYTES], conf->client_bps, conf->client_bps_burst);
-	for (unsigned kind = 0; kind < KINDS; kind++)
-		atomic_store(&qos->paid[kind], 0);
-	atomic_fetch_add(&qos->generation, 1);
+	forget_paid(volume, qos);
 	layer_switch(volume, LAYER_QOS,
 		conf->iops || conf->bps || conf->client_iops || conf->client_bps);
 	return 0;

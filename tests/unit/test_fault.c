@@ -255,6 +255,16 @@ client_filter_fails_one_client_only(void **state)
 	assert_int_equal(last.candidates, 10);
 	blk_close(other);
 	end();
+	/* By who it is, whatever the connection is called. */
+	begin("read client=nbd?CN=alice seed=1");
+	other = blk_open(volume, "nbd 10.0.0.7:4711", false, &rc);
+	assert_int_equal(blk_set_client(other, "nbd CN=alice"), 0);
+	assert_int_equal(io(BLK_READ, 0, BLOCK), 0);
+	io_submit(&a, other, BLK_READ, 0, 0, BLOCK, data);
+	virtual_run_until_idle();
+	assert_int_equal(a.blk.rc, -EIO);
+	blk_close(other);
+	end();
 }
 
 static void

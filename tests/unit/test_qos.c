@@ -188,6 +188,71 @@ each_client_has_its_own(void **state)
 	free(pumps);
 }
 
+/* Handles on two loops that are one client's share its rate; those of others have their own. */
+static void
+connections_do_not_multiply_a_rate(void **state)
+{
+	struct pump *pumps = calloc(2, sizeof(*pumps));
+	uint64_t done[2] = {0};
+
+	(void)state;
+	pumps[0].length = pumps[1].length = 4096;
+	for (unsigned same = 0; same < 2; same++) {
+		begin(&(struct conf_qos){.client_iops = 300});
+		for (unsigned i = 0; i < 2; i++) {
+			struct loop *before = virtual_as(loop_by_index(i));
+
+			assert_int_equal(
+				blk_set_client(handles[i], i && !same ? "nbd 2" : "nbd 1"), 0);
+			assert_string_equal(blk_client(handles[i]), i && !same ? "nbd 2" : "nbd 1");
+			virtual_as(before);
+		}
+		run_pumps(pumps, 2, SECOND_NS, 4 * SECOND_NS, done);
+		expect_within(done[0] + done[1], same ? 1200 : 2400);
+		memset(pumps, 0, 2 * sizeof(*pumps));
+		pumps[0].length = pumps[1].length = 4096;
+		end();
+	}
+	free(pumps);
+}
+
+static unsigned
+requests_at_once(const char *client)
+{
+	struct blk_handle *handle = open_handle(volume);
+	struct io io[20];
+	unsigned done = 0;
+
+	assert_int_equal(blk_set_client(handle, client), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(io); i++)
+		io_submit(&io[i], handle, BLK_READ, 0, 0, 512, data);
+	virtual_run_until_idle();
+	for (unsigned i = 0; i < ARRAY_SIZE(io); i++) {
+		done += io[i].completed;
+		blk_cancel(&io[i].blk);
+	}
+	virtual_run_until_idle();
+	blk_close(handle);
+	return done;
+}
+
+/* Who comes again finds what he owes; when that is paid nobody remembers him. */
+static void
+leaving_does_not_pay_a_debt(void **state)
+{
+	(void)state;
+	begin(&(struct conf_qos){.client_iops = 10, .client_iops_burst = 5});
+	assert_in_range(requests_at_once("nbd 1"), 5, 6);
+	assert_int_equal(requests_at_once("nbd 1"), 0);
+	assert_in_range(requests_at_once("nbd 2"), 5, 6);
+	virtual_advance(60 * SECOND_NS);
+	assert_in_range(requests_at_once("nbd 1"), 5, 6);
+	/* New rates are a new beginning. */
+	set_qos(&(struct conf_qos){.client_iops = 10, .client_iops_burst = 5});
+	assert_in_range(requests_at_once("nbd 1"), 5, 6);
+	end();
+}
+
 static unsigned
 count_done(struct io *io, unsigned n)
 {
@@ -291,6 +356,8 @@ main(void)
 		cmocka_unit_test(operations_keep_their_rate),
 		cmocka_unit_test(bytes_keep_their_rate),
 		cmocka_unit_test(each_client_has_its_own),
+		cmocka_unit_test(connections_do_not_multiply_a_rate),
+		cmocka_unit_test(leaving_does_not_pay_a_debt),
 		cmocka_unit_test(burst_comes_at_once),
 		cmocka_unit_test(large_one_pays_in_pieces),
 		cmocka_unit_test(what_waits_goes_by_new_rates),
