@@ -291,6 +291,16 @@ check_tls(struct config *config)
 	}
 }
 
+/* Port 0: the kernel picks another one each time. */
+static bool
+is_any_port(const char *text)
+{
+	struct address address = {.port = ""};
+	struct error error;
+
+	return address_parse(text, &address, &error) && strcmp(address.port, "0") == 0;
+}
+
 static void
 check_listen(struct config *config, const char *protocol, struct conf_listen *listens, size_t count)
 {
@@ -318,7 +328,8 @@ check_listen(struct config *config, const char *protocol, struct conf_listen *li
 				listens[i].address);
 		for (size_t j = 0; listens[i].address && j < i; j++)
 			if (listens[j].address &&
-				strcmp(listens[i].address, listens[j].address) == 0)
+				strcmp(listens[i].address, listens[j].address) == 0 &&
+				!is_any_port(listens[i].address))
 				config_problem(config, path, "%s %s is listed twice", protocol,
 					listens[i].address);
 		path_of(path, "%s.listen[%zu].advertise", protocol, i);
