@@ -33,12 +33,12 @@ give_up() {
 	poweroff -f
 }
 
-# on_host NAME [ARGUMENT...]: runs at_NAME of the scenario on the host; its exit status, and the last
-# line that it printed in $answer.
+# on_host NAME [ARGUMENT...]: runs at_NAME of the scenario on the host; its exit status and the last line
+# that it printed.
 on_host() {
 	say "host $*"
 	IFS= read -r reply </dev/ttyS1
-	answer=${reply#* }
+	echo "${reply#* }"
 	return "${reply%% *}"
 }
 
@@ -48,9 +48,19 @@ kernel_log_is_clean() {
 	check "the kernel has no complaint" show_if_any /tmp/complaints
 }
 
+# kernel_says PATTERN WORDS: and it is no complaint.
+kernel_says() {
+	check "the kernel says $2" wait_for sh -c "dmesg | grep -E '$1'"
+	echo "$1" >>/kernel_log_allowed
+}
+
 show_if_any() {
 	cat "$1"
 	[ ! -s "$1" ]
+}
+
+fails() {
+	! "$@"
 }
 
 # wait_for COMMAND...: it succeeds within 60 s.
@@ -104,20 +114,64 @@ use_file_system() {
 	esac
 }
 
-start_iscsid() {
+# use_nbd KIND OPTION...: the volume disk0, of 512 MiB, by nbd-client.
+use_nbd() {
+	kind=$1
+	shift
+	modprobe nbd
+	check "nbd-client $*" nbd-client "$HOST" "$NBD_PORT" /dev/nbd0 -N disk0 "$@" || give_up
+	check "the size is the volume's" test "$(blockdev --getsize64 /dev/nbd0)" = 536870912
+	use_file_system "$kind" /dev/nbd0
+	check "detach" nbd-client -d /dev/nbd0
+	check "slabd has no connection left" wait_for on_host unused
+}
+
+# --- iSCSI: the functions take what follows IQN: in a target's name
+
+# discover: by an iscsid that it starts.
+discover() {
 	echo "InitiatorName=iqn.1993-08.org.debian:01:guest" >/etc/iscsi/initiatorname.iscsi
 	modprobe -a iscsi_tcp sd_mod
 	iscsid -f >/tmp/iscsid.log 2>&1 &
 	check "iscsid starts" wait_for iscsiadm -m iface || give_up
+	check "discovery" iscsiadm -m discovery -t sendtargets -p "$HOST:$ISCSI_PORT" || give_up
+}
+
+# node TARGET ARGUMENT...
+node() {
+	target=$1
+	shift
+	iscsiadm -m node -T "$IQN:$target" -p "$HOST:$ISCSI_PORT" "$@"
+}
+
+# set_node TARGET NAME=VALUE...
+set_node() {
+	target=$1
+	shift
+	for setting; do
+		node "$target" -o update -n "${setting%%=*}" -v "${setting#*=}" || return
+	done
 }
 
 # disk_of PORTAL: the session's one disk, /dev/sdX.
 disk_of() {
-	iscsiadm -m session -P 3 |
-		awk -v portal="$1," '/Current Portal:/ { here = index($3, portal) == 1 } here && /Attached scsi disk/ { print "/dev/" $4; exit }'
+	iscsiadm -m session -P 3 | awk -v portal="$1," '
+		/Current Portal:/ { here = index($3, portal) == 1 }
+		here && /Attached scsi disk/ { print "/dev/" $4; exit }'
 }
 
-# disk_is_there PORTAL
 disk_is_there() {
 	[ -b "$(disk_of "$1")" ]
+}
+
+# log_in TARGET WORDS: $disk is its disk then.
+log_in() {
+	check "login $2" node "$1" --login || give_up
+	check "its disk is there" wait_for disk_is_there "$HOST:$ISCSI_PORT" || give_up
+	disk=$(disk_of "$HOST:$ISCSI_PORT")
+}
+
+log_out() {
+	check "logout" node "$1" --logout
+	check "slabd has no connection left" wait_for on_host unused
 }

@@ -13,7 +13,9 @@ image=$SLABD_BUILD/tests/vm/image     # shared by scenarios and runs; put there 
 deadline=$((SECONDS + ${SLABD_VM_SECONDS:-540}))
 qemu_pid=
 
-require qemu-system-x86_64 cpio modprobe
+for tool in qemu-system-x86_64 cpio modprobe; do
+	have "$tool" || skip_all "$tool is not installed (contrib/deps --vm installs it)"
+done
 [ -f "$packages/complete" ] || skip_all "the guest's packages are not there (contrib/deps --vm unpacks them)"
 
 stop_qemu() {
@@ -58,11 +60,16 @@ pack_scenario() {
 	(cd "$extra" && find . | cpio --quiet -o -H newc >"$dir/extra.cpio")
 }
 
+# Nobody is attached.
+at_unused() {
+	slabctl --json connections | jq -e '.connections | length == 0'
+}
+
 # A wish of the guest: NAME ARGUMENT... The answer is a line: exit status, space, last line of output.
 serve() {
-	local rc=0 said
-	said=$("at_$1" "${@:2}" 2>&1) || rc=$?
-	printf '%s %s\n' "$rc" "${said##*$'\n'}" >&4
+	local rc=0
+	"at_$1" "${@:2}" >"$dir/said" 2>&1 || rc=$?
+	printf '%s %s\n' "$rc" "$(tail -n 1 "$dir/said")" >&4
 }
 
 # One line of the guest's results; 1 at the last, 2 when qemu has ended.
@@ -109,7 +116,7 @@ boot_guest() {
 	cat "$image" "$dir/extra.cpio" >"$dir/initrd"
 	mkfifo "$dir/results.in" "$dir/results.out"
 	exec 3<>"$dir/results.out" 4<>"$dir/results.in"
-	qemu-system-x86_64 -machine pc -accel tcg -cpu max -smp 2 -m 1G -nodefaults -no-user-config \
+	qemu-system-x86_64 -machine pc -accel tcg -cpu max -smp 1 -m 1G -nodefaults -no-user-config \
 		-display none -no-reboot -kernel "$packages/kernel" -initrd "$dir/initrd" \
 		-append 'console=ttyS0 panic=-1 net.ifnames=0' \
 		-netdev user,id=net,ipv6=off -device virtio-net-pci,netdev=net,romfile= \
