@@ -62,8 +62,9 @@ guest() {
 	guest_read >/tmp/read.log 2>&1 &
 	check "a read waits" wait_for on_host stalled
 	check "LOGICAL UNIT RESET is done" sg_reset --device "$disk"
-	kernel_says 'sd [0-9:]+: Power-on or device reset occurred' "that the device was reset"
 	check "the read is sent again" wait $!
+	check "the kernel has been told of the reset, after that of the login" \
+		test "$(dmesg | grep -c 'Power-on or device reset occurred')" -ge 2
 	check "it is what was written" cmp /tmp/pattern /tmp/block
 	log_out disk0
 }
