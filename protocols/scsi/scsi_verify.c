@@ -247,14 +247,14 @@ orwrite_read_done(struct blk_request *request)
 	const struct iobuf *in = &task->in;
 	uint8_t old[SCSI_BLOCK_MAX], data[SCSI_BLOCK_MAX];
 	size_t block = task->unit->info.block_size, length = (size_t)task->length;
-	bool fua = task->cdb[1] & CDB_FUA, or = task->opcode->opcode == OP_ORWRITE;
+	bool fua = task->cdb[1] & CDB_FUA, merges = task->opcode->opcode == OP_ORWRITE;
 
 	if (scsi_step_failed(task, request))
 		return;
 	for (size_t at = 0; at < length; at += block) {
 		iov_to(in->iov, in->niov, at, old, block);
 		iov_to(task->out.iov, task->out.niov, at, data, block);
-		for (size_t i = 0; or &&i < block; i++)
+		for (size_t i = 0; merges && i < block; i++)
 			data[i] |= old[i];
 		iov_from(in->iov, in->niov, length + at, data, block);
 	}
