@@ -63,6 +63,7 @@ end_copy(struct scsi_copy *copy, enum copy_state state)
 
 	copy->state = state;
 	copy->task = NULL;
+	copy->segments = NULL;
 	copy->sense_length = task->sense_length;
 	memcpy(copy->sense, task->sense, task->sense_length);
 	copy_release(copy);
@@ -162,7 +163,7 @@ static void
 read_piece(struct scsi_copy *copy)
 {
 	struct scsi_task *task = copy->task;
-	uint64_t length = min_u64(copy->data, task->in.iov[0].iov_len);
+	uint64_t length = min_u64(copy->data, copy->piece_max);
 
 	task->piece = (struct iovec){task->in.iov[0].iov_base, (size_t)length};
 	task->blk.iov = &task->piece;
@@ -194,7 +195,7 @@ extents_done(struct blk_request *request)
 static void
 look_for_holes(struct scsi_copy *copy)
 {
-	uint64_t length = copy->backward ? min_u64(copy->length, LIMIT_IOBUF_PIECE) : copy->length;
+	uint64_t length = copy->backward ? min_u64(copy->length, copy->piece_max) : copy->length;
 
 	copy->task->blk.extents = &copy->extent;
 	copy->task->blk.nextents = 1;
@@ -273,6 +274,7 @@ place_segment(struct scsi_copy *copy, const struct copy_segment *segment)
 	copy->backward = same && copy->to_offset > copy->from_offset &&
 			 copy->to_offset - copy->from_offset < copy->length;
 	copy->data = 0;
+	copy->piece_max = min_u64(copy->from->compare_max, copy->to->compare_max);
 	return true;
 }
 
@@ -362,6 +364,9 @@ start_copy(struct scsi_task *task, struct scsi_copy *copy)
 	struct scsi_unit *unit = task->unit;
 	struct scsi_copy *same;
 
+	if (!scsi_scratch(task))
+		return false;
+	copy->segments = (struct copy_segment *)(void *)task->scratch->bytes;
 	if (!copy_parse(task, copy))
 		return false;
 	same = copy->named ? copy_find(unit, copy->id) : NULL;

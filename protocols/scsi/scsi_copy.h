@@ -36,6 +36,9 @@ struct copy_segment {
 	uint16_t source_skip, destination_skip; /* bytes */
 };
 
+_Static_assert(LIMIT_SCSI_COPY_SEGMENTS * sizeof(struct copy_segment) <= SCSI_BLOCK_MAX,
+	"segments fit the scratch");
+
 struct scsi_copy {
 	struct scsi_copy *next; /* of those of its unit, newest first */
 	struct scsi_task *task; /* while it runs */
@@ -46,15 +49,16 @@ struct scsi_copy {
 	unsigned ntargets, nsegments;
 	unsigned segment; /* segments that are done */
 	struct copy_target targets[LIMIT_SCSI_COPY_TARGETS];
-	struct copy_segment segments[LIMIT_SCSI_COPY_SEGMENTS];
+	struct copy_segment *segments; /* in the task's scratch */
 
 	/* What is left of the segment: from the front, or, where source and destination overlap the
 	 * wrong way, from the back. Bytes. */
 	struct scsi_unit *from, *to;
 	uint64_t from_offset, to_offset, length;
 	bool backward;
-	uint64_t data;  /* bytes of it, next in turn, that are known to hold data */
-	uint64_t moved; /* by all segments */
+	uint64_t piece_max; /* what either side takes at once */
+	uint64_t data;      /* bytes of it, next in turn, that are known to hold data */
+	uint64_t moved;     /* by all segments */
 	struct blk_extent extent;
 
 	uint8_t sense_length;

@@ -33,7 +33,7 @@ struct scsi_sanitize {
 	uint8_t method;
 	bool invert;
 	unsigned passes, pass; /* passes done */
-	uint64_t size, offset;
+	uint64_t size, offset, piece_max;
 	uint64_t started;          /* loop_now() */
 	_Atomic uint16_t progress; /* PROGRESS INDICATION, of 65,536 */
 	uint8_t *pattern;
@@ -85,7 +85,8 @@ scsi_sanitize_allows(struct scsi_task *task, const struct scsi_opcode *row)
 	struct scsi_sense sense;
 
 	scsi_sanitize_sense(task->unit, &sense);
-	if (sense.key == KEY_NO_SENSE || (row->flags & ROW_QUIET))
+	if (sense.key == KEY_NO_SENSE || (row->flags & ROW_QUIET) ||
+		row->opcode == OP_MAINTENANCE_IN)
 		return true;
 	if (sense.key == KEY_MEDIUM_ERROR &&
 		(row->opcode == OP_SANITIZE || !(row->flags & ROW_MEDIUM)))
@@ -106,9 +107,22 @@ free_sanitize(struct scsi_sanitize *s)
 	free(s);
 }
 
+/* Whether a failure that EXIT FAILURE MODE cannot end is the unit's state. */
+static void
+set_restricted(struct scsi_sanitize *s, bool restricted)
+{
+	struct scsi_lu *lu = s->lu;
+
+	pthread_mutex_lock(&lu->lock);
+	lu->settings &= ~(unsigned)UNIT_SANITIZE_RESTRICTED;
+	lu->settings |= restricted ? UNIT_SANITIZE_RESTRICTED : 0;
+	atomic_fetch_add_explicit(&lu->generation, 1, memory_order_release);
+	pthread_mutex_unlock(&lu->lock);
+}
+
 /* The operation is over; then its task, if one still waits. */
 static void
-end_sanitize(struct scsi_sanitize *s, unsigned set)
+end_sanitize(struct scsi_sanitize *s)
 {
 	struct scsi_task *waiter = s->waiter;
 
@@ -117,8 +131,6 @@ end_sanitize(struct scsi_sanitize *s, unsigned set)
 	pthread_mutex_unlock(&running_lock);
 	pthread_mutex_lock(&s->lu->lock);
 	s->lu->sanitize = NULL;
-	s->lu->settings = (s->lu->settings & ~(unsigned)UNIT_SANITIZE_RESTRICTED) | set;
-	atomic_fetch_add_explicit(&s->lu->generation, 1, memory_order_release);
 	pthread_mutex_unlock(&s->lu->lock);
 	free_sanitize(s);
 	if (waiter)
@@ -134,7 +146,8 @@ fail_sanitize(struct scsi_sanitize *s, int rc)
 		(unsigned)(atomic_load(&s->progress) * 100 / 65536), strerror(-rc));
 	if (s->waiter)
 		scsi_fail(s->waiter, KEY_MEDIUM_ERROR, ASC_SANITIZE_FAILED);
-	end_sanitize(s, s->unrestricted ? 0 : UNIT_SANITIZE_RESTRICTED);
+	set_restricted(s, !s->unrestricted);
+	end_sanitize(s);
 }
 
 static void
@@ -142,8 +155,9 @@ succeed(struct scsi_sanitize *s)
 {
 	log_info("%s: volume %s: sanitized in %" PRIu64 " s", blk_name(s->handle),
 		volume_name(blk_volume(s->handle)), (loop_now(s->loop) - s->started) / SECOND_NS);
+	set_restricted(s, false);
 	blk_unseal(s->handle);
-	end_sanitize(s, 0);
+	end_sanitize(s);
 }
 
 static void
@@ -229,7 +243,7 @@ piece_done(struct blk_request *request)
 static void
 write_piece(struct scsi_sanitize *s)
 {
-	uint64_t length = min_u64(s->size - s->offset, PATTERNS * PATTERN_BYTES), left = length;
+	uint64_t length = min_u64(s->size - s->offset, s->piece_max), left = length;
 	unsigned n = 0;
 
 	for (; left; n++) {
@@ -265,7 +279,7 @@ volume_sealed(void *arg, int rc)
 	if (rc < 0) {
 		if (task)
 			scsi_fail(task, KEY_ABORTED_COMMAND, ASC_COMMAND_TIMEOUT);
-		end_sanitize(s, 0);
+		end_sanitize(s);
 		return;
 	}
 	s->size = blk_size(s->handle);
@@ -370,6 +384,7 @@ new_sanitize(struct scsi_task *task)
 	}
 	s->loop = loop_current();
 	s->lu = scsi_lu_get(unit->lu);
+	s->piece_max = min_u64(unit->transfer_max, PATTERNS * PATTERN_BYTES);
 	s->waiter = task;
 	s->method = task->opcode->action;
 	s->immediate = task->cdb[1] & CDB_SANITIZE_IMMED;
@@ -421,7 +436,7 @@ execute_sanitize(struct scsi_task *task)
 	task->withdraw = withdraw_sanitize;
 	if (blk_seal(s->handle, volume_sealed, s) < 0) {
 		s->waiter = NULL;
-		end_sanitize(s, 0);
+		end_sanitize(s);
 		scsi_fail_busy(task);
 		scsi_finish(task);
 	}

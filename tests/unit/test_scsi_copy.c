@@ -572,6 +572,78 @@ test_a_write_protected_destination(void **state)
 	disk_stop();
 }
 
+/* Volumes that take less at once than a piece. */
+static void
+test_small_transfers(void **state)
+{
+	struct volume_script *small;
+
+	(void)state;
+	disk_start(&(struct volume_script_options){.size = 4 * MIB});
+	small = volume_script_open(&(struct volume_script_options){
+		.name = "small", .size = 4 * MIB, .transfer_max = 65536});
+	disk_add_lun(1, volume_script_volume(small), false);
+	disk_ready(disk.nexus);
+	for (size_t i = 0; i < 4 * MIB; i++)
+		disk_medium()[i] = (uint8_t)(i * 7 + i / 512 + 1);
+	begin_list(1, 0);
+	add_cscd(disk.luns[0].volume, DESIGNATOR_NAA);
+	add_cscd(volume_script_volume(small), DESIGNATOR_NAA);
+	add_segment(0, 1, 8192, 0, 0);
+	add_segment(1, 1, 4000, 0, 100);
+	add_segment(1, 0, 4000, 0, 0);
+	assert_good(copy());
+	assert_memory_equal(volume_script_data(small), disk_medium(), 4000 * 512);
+	scsi_nexus_free(disk.nexus);
+	scsi_nexus_free(disk.other);
+	disk.nexus = disk.other = NULL;
+	volume_script_close(small);
+	disk_stop();
+}
+
+/* Lists that were right but for a few bytes, cut anywhere: each is answered, and nothing foreign is touched. */
+static void
+test_garbage(void **state)
+{
+	unsigned seed = (unsigned)time(NULL), foreign_calls = volume_script_calls(foreign);
+
+	(void)state;
+	print_message("seed %u\n", seed);
+	srand(seed);
+	log_set_level(LOG_LEVEL_ERROR);
+	for (unsigned round = 0; round < 20000; round++) {
+		bool lid4 = rand() % 4 == 0;
+
+		begin_list((uint8_t)(rand() % 3), (uint8_t)(rand() % 4));
+		for (int i = rand() % 3; i >= 0; i--)
+			add_cscd(disk.luns[rand() % 2].volume, (uint8_t)(2 + rand() % 2));
+		for (int i = rand() % 4; i > 0; i--) {
+			if (rand() % 2)
+				add_segment((uint16_t)(rand() % 4), (uint16_t)(rand() % 4),
+					(uint16_t)(rand() % 16), (unsigned)rand() % BLOCKS,
+					(unsigned)rand() % BLOCKS);
+			else
+				add_bytes((uint16_t)(rand() % 4), (uint16_t)(rand() % 4),
+					(uint32_t)(rand() % 5000), (unsigned)rand() % (16 * MIB),
+					(unsigned)rand() % (16 * MIB));
+		}
+		for (int i = rand() % 4; i > 0; i--)
+			list[(unsigned)rand() % list_length] = (uint8_t)rand();
+		if (rand() % 4 == 0)
+			list_length = (unsigned)rand() % (list_length + 8);
+		disk_command(disk.nexus, copy_cdb(lid4, list_length), list, list_length);
+		disk_command(disk.nexus,
+			CDB(OP_COPY_RESULTS, (uint8_t)(rand() % 6),
+				(uint8_t)(rand() % 3), [13] = 64),
+			NULL, 0);
+		if (volume_script_calls(disk.script) > 60000)
+			volume_script_forget(disk.script);
+		if (volume_script_calls(second) > 60000)
+			volume_script_forget(second);
+	}
+	assert_int_equal(volume_script_calls(foreign), foreign_calls);
+}
+
 static bool late_done;
 
 static void
@@ -787,6 +859,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_disks_that_fail, start, stop),
 		cmocka_unit_test_setup_teardown(test_rights, start, stop),
 		cmocka_unit_test(test_a_write_protected_destination),
+		cmocka_unit_test(test_small_transfers),
+		cmocka_unit_test_setup_teardown(test_garbage, start, stop),
 		cmocka_unit_test_setup_teardown(test_while_it_runs, start, stop),
 		cmocka_unit_test_setup_teardown(test_taken_back, start, stop),
 		cmocka_unit_test_setup_teardown(test_remembered, start, stop),

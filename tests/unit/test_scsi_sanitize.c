@@ -228,11 +228,28 @@ test_in_progress(void **state)
 			disk.other, sanitize_cdb(SA_SANITIZE_EXIT_FAILURE, 0, 0), NULL, 0));
 		assert_good(disk_command(disk.other, CDB(OP_INQUIRY, [4] = 96), NULL, 0));
 		assert_good(disk_command(disk.other, CDB(OP_REPORT_LUNS, [9] = 16), NULL, 0));
+		assert_good(disk_command(disk.other,
+			CDB(OP_MAINTENANCE_IN, SA_REPORT_SUPPORTED_TMF, [9] = 4), NULL, 0));
 	}
 	assert_true(last > 50000);
 	virtual_advance(2 * SECOND_NS);
 	assert_good(disk_command(disk.nexus, CDB(0), NULL, 0));
 	assert_pattern("z");
+}
+
+/* A volume that takes less at once than an operation would like to write. */
+static void
+test_small_transfers(void **state)
+{
+	(void)state;
+	disk_start(&(struct volume_script_options){.size = MIB, .transfer_max = 12 * 1024});
+	disk_ready(disk.nexus);
+	begin_overwrite(0, 1, "xyz");
+	virtual_advance(2 * LIMIT_SCSI_SANITIZE);
+	assert_good(disk_end());
+	for (size_t i = 0; i < MIB; i++)
+		assert_int_equal(disk_medium()[i], "xyz"[i % 512 % 3]);
+	disk_stop();
 }
 
 static int blk_rc;
@@ -431,6 +448,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_block_erase, start, stop),
 		cmocka_unit_test_setup_teardown(test_refused, start, stop),
 		cmocka_unit_test_setup_teardown(test_in_progress, start, stop),
+		cmocka_unit_test(test_small_transfers),
 		cmocka_unit_test_setup_teardown(test_other_protocols, start, stop),
 		cmocka_unit_test_setup_teardown(test_requests_in_flight, start, stop),
 		cmocka_unit_test_setup_teardown(test_resets_and_logouts, start, stop),
