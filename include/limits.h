@@ -76,6 +76,8 @@
 #define LIMIT_ISCSI_RECV        (256 * 1024)  /* our MaxRecvDataSegmentLength */
 #define LIMIT_ISCSI_BURST       (1024 * 1024) /* MaxBurstLength */
 #define LIMIT_ISCSI_FIRST_BURST (256 * 1024)
+#define LIMIT_ISCSI_R2TS        8             /* our MaxOutstandingR2T */
+#define LIMIT_ISCSI_RANGES      64            /* of a write's data that comes in any order */
 #define LIMIT_ISCSI_WINDOW      128           /* commands: MaxCmdSN - ExpCmdSN + 1 */
 #define LIMIT_ISCSI_WINDOW_PRESSED 16         /* ... while memory is short */
 #define LIMIT_ISCSI_LOGIN       (15 * SECOND_NS)

@@ -544,7 +544,7 @@ void iscsi_ping(struct iscsi_conn *conn, bool ask);
 /* The tasks a Logout waited for are gone. */
 void iscsi_logout_answer(struct iscsi_conn *conn);
 
-/* tasks (iscsi_task.c, iscsi_data.c) */
+/* tasks (iscsi_task.c, iscsi_data.c, iscsi_data_out.c) */
 
 #define ISCSI_BATCH 8 /* Data-In PDUs queued at once for one task */
 
@@ -554,6 +554,23 @@ enum iscsi_task_state {
 	TASK_RUNNING, /* the SCSI layer's */
 	TASK_REPLY,   /* Data-In is being sent */
 	TASK_STATUS,  /* its status is queued: over, as far as task management goes */
+};
+
+/* A sequence of Data-Out: unsolicited, or what an R2T asked for. Offsets in the task's data. */
+struct iscsi_burst {
+	uint32_t ttt; /* ISCSI_TAG_NONE: unsolicited */
+	uint32_t start, end;
+	uint32_t got;    /* bytes of it */
+	uint32_t top;    /* of what came, the last byte's end */
+	uint32_t datasn; /* next expected */
+};
+
+/* What came of a task's data where it comes in any order, ascending and disjoint. */
+struct iscsi_ranges {
+	unsigned count;
+	struct iscsi_range {
+		uint32_t start, end;
+	} range[LIMIT_ISCSI_RANGES];
 };
 
 struct iscsi_task {
@@ -570,21 +587,21 @@ struct iscsi_task {
 	bool read, write; /* R and W bits */
 	bool prepared;    /* scsi_prepare() said yes, and it has not been executed */
 	bool refused;     /* status is decided; data that still comes is drained */
-	bool unsolicited; /* Data-Out without R2T will follow */
-	bool solicited;   /* an R2T is out */
 	bool reserved;    /* out_want bytes are */
 	bool aborted;     /* task management waits for its end; no status */
 	bool told;        /* ... but TASK ABORTED */
 	bool in_window;
 	bool in_set;  /* its CmdSN has come, and it has not ended: iscsi_task_set.c */
 	bool dormant; /* waits there for others to end */
-	uint32_t itt, ttt, cmdsn;
+	uint32_t itt, cmdsn;
 	uint32_t edtl; /* expected data transfer length */
 
 	size_t out_want;  /* min(out_length, what the initiator sends) */
-	size_t out_have;  /* received, in order */
-	size_t burst_end; /* of the sequence under way */
-	uint32_t datasn;  /* next expected in the sequence */
+	size_t out_asked; /* came with the command, or was announced or asked for as a burst */
+	struct iscsi_burst bursts[LIMIT_ISCSI_R2TS]; /* under way, ascending */
+	unsigned nbursts;
+	struct iscsi_ranges
+		*ranges; /* what came, where it comes in any order; from a slab, or NULL */
 	uint32_t r2tsn;
 	size_t pdu_data; /* of the PDU being received: bytes that count */
 	size_t reserved_in;
@@ -600,6 +617,13 @@ struct iscsi_task {
 	uint8_t sense_length[2];
 	struct iovec iov[ISCSI_BATCH * 6 + 4];
 };
+
+/* Data-Out without R2T will follow. */
+static inline bool
+iscsi_task_unsolicited(const struct iscsi_task *task)
+{
+	return task->nbursts > 0 && task->bursts[0].ttt == ISCSI_TAG_NONE;
+}
 
 /* SCSI Command: header complete (creates rx->task or drops the PDU), PDU complete. */
 void iscsi_task_begin(struct iscsi_conn *conn);
@@ -624,9 +648,11 @@ void iscsi_tasks_abort(struct iscsi_conn *conn, bool all);
 /* Data-Out: header complete, PDU complete. */
 void iscsi_data_begin(struct iscsi_conn *conn);
 void iscsi_data_finish(struct iscsi_conn *conn);
-/* Points rx at room for `length` bytes of the task's data-out. False: no memory; it is refused. */
-bool iscsi_data_sink(struct iscsi_task *task, size_t length);
-/* Asks for the next burst. */
+/* Points rx at room for bytes of the task's data-out. False: no memory; it is refused. */
+bool iscsi_data_sink(struct iscsi_task *task, size_t offset, size_t length);
+/* A burst will come. */
+void iscsi_data_announce(struct iscsi_task *task, uint32_t ttt, size_t start, size_t end);
+/* Asks for what nothing has been announced of, as far as MaxOutstandingR2T goes. */
 void iscsi_data_solicit(struct iscsi_task *task);
 /* Queues Data-In and status. */
 void iscsi_data_reply(struct iscsi_task *task);
@@ -682,7 +708,8 @@ void iscsi_tmf_drop(struct iscsi_conn *conn);
 /* caches (iscsi_target.c) */
 
 struct iscsi_caches {
-	struct slab_cache *conn, *login, *text, *session, *task, *reply, *held, *tmf, *left;
+	struct slab_cache *conn, *login, *text, *session, *task, *ranges, *reply, *held, *tmf,
+		*left;
 };
 extern struct iscsi_caches iscsi_caches;
 

@@ -262,8 +262,7 @@ sweep_conn(struct iscsi_conn *conn, uint64_t now)
 		return;
 	TAILQ_FOREACH(task, &conn->session->tasks, link) {
 		if (task->conn == conn && task->state == TASK_COLLECT && task->reserved &&
-			(task->solicited || task->unsolicited) &&
-			now - task->progress > patience.partial) {
+			task->nbursts > 0 && now - task->progress > patience.partial) {
 			iscsi_conn_die(conn, "the data of a write does not come");
 			return;
 		}

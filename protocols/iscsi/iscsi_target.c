@@ -44,10 +44,11 @@ start_iscsi(void)
 	c->task = slab_cache_new("iscsi_task", sizeof(struct iscsi_task), 64, 0, NULL);
 	c->reply = slab_cache_new("iscsi_reply", sizeof(struct iscsi_reply), 0, 0, NULL);
 	c->held = slab_cache_new("iscsi_held", sizeof(struct iscsi_held), 0, 0, NULL);
+	c->ranges = slab_cache_new("iscsi_ranges", sizeof(struct iscsi_ranges), 0, 0, NULL);
 	c->tmf = slab_cache_new("iscsi_tmf", sizeof(struct iscsi_tmf), 0, 0, NULL);
 	c->left = slab_cache_new("iscsi_left", LIMIT_RECV_BUFFER, 0, 0, NULL);
 	if (!c->conn || !c->login || !c->text || !c->session || !c->task || !c->reply || !c->held ||
-		!c->tmf || !c->left) {
+		!c->ranges || !c->tmf || !c->left) {
 		stop_iscsi();
 		return -ENOMEM;
 	}

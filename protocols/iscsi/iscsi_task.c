@@ -69,6 +69,8 @@ iscsi_task_free(struct iscsi_task *task)
 	iobuf_free(&task->scsi.in);
 	if (task->reserved_in)
 		iobuf_unreserve(&session->account, task->reserved_in, IOBUF_READY);
+	if (task->ranges)
+		slab_free(iscsi_caches.ranges, task->ranges);
 	if (task->in_window) /* it ends without a status that would say so */
 		iscsi_window_widen(session);
 	if (task->held) {
@@ -175,13 +177,15 @@ iscsi_task_go(struct iscsi_task *task)
 {
 	struct iscsi_session *session = task->session;
 
-	if (task->state != TASK_COLLECT || task->unsolicited || task->solicited)
+	if (task->state != TASK_COLLECT || iscsi_task_unsolicited(task))
 		return;
-	if (!task->refused && task->out_have < task->out_want) {
+	if (!task->refused && task->out_asked < task->out_want) {
 		if (task->reserved)
 			iscsi_data_solicit(task);
 		return;
 	}
+	if (task->nbursts > 0)
+		return;
 	task->state = TASK_READY;
 	if (task->reserved) {
 		session->collecting--;
@@ -297,7 +301,7 @@ sink_immediate(struct iscsi_task *task)
 	struct iscsi_rx *rx = &task->conn->rx;
 
 	if (rx->data_length > 0 && !task->refused)
-		iscsi_data_sink(task, rx->data_length);
+		iscsi_data_sink(task, 0, rx->data_length);
 }
 
 static void
@@ -349,7 +353,7 @@ reserve_out(struct iscsi_task *task)
 		hold_reservation(task);
 		return;
 	}
-	if (conn->rx.data_length == 0 && !task->unsolicited)
+	if (conn->rx.data_length == 0 && !iscsi_task_unsolicited(task))
 		return;
 	if (task->session->collecting > 0)
 		iscsi_task_refuse(task, SCSI_TASK_SET_FULL);
@@ -449,6 +453,7 @@ prepare_task(struct iscsi_task *task)
 	const struct iscsi_params *params = &task->session->params;
 	const uint8_t *bhs = conn->rx.head;
 	uint32_t data = conn->rx.data_length;
+	size_t end;
 
 	if (scan_ahs(bhs) > 0) {
 		task->refused = true; /* no command here has more than 16 bytes */
@@ -470,8 +475,8 @@ prepare_task(struct iscsi_task *task)
 			iscsi_task_refuse(task, SCSI_BUSY);
 	}
 	if (task->write && !(bhs[BHS_FLAGS] & ISCSI_FINAL) && task->edtl > data) {
-		task->unsolicited = true;
-		task->burst_end = min_size(task->edtl, params->first_burst);
+		end = min_size(task->edtl, params->first_burst);
+		iscsi_data_announce(task, ISCSI_TAG_NONE, data, data < end ? end : data);
 	}
 	if (data > 0 && !params->immediate_data)
 		iscsi_task_fail(task, 0x0c, 0x0c); /* unexpected unsolicited data */
@@ -523,7 +528,7 @@ iscsi_task_finish(struct iscsi_conn *conn)
 		iscsi_reply_reject(conn, ISCSI_REJECT_DIGEST, rx->head);
 		return;
 	}
-	task->out_have = rx->data_length;
+	task->out_asked = rx->data_length;
 	order = iscsi_session_order(session, rx->head);
 	if (order == ORDER_LATER) {
 		task->held = iscsi_session_hold(conn, task->cmdsn);

@@ -121,7 +121,7 @@ find_stuck(const struct iscsi_session *session)
 	bool behind = false;
 
 	TAILQ_FOREACH(task, &session->tasks, link) {
-		if (task->state >= TASK_RUNNING || task->solicited || task->unsolicited)
+		if (task->state >= TASK_RUNNING || task->nbursts > 0)
 			return NULL;
 		if (task->state != TASK_READY || task->conn->dying)
 			continue;
