@@ -14,7 +14,7 @@ struct volume;
 /* A row of `slabctl connections`. Strings are good during the visit. */
 struct connection_row {
 	uint64_t id;
-	const char *protocol; /* "nbd", "nbd+tls", "iscsi" */
+	const char *protocol; /* "nbd", "nbd+tls", "iscsi", "iscsi+tls" */
 	const char *client;   /* stream_peer() */
 	const char *name;     /* initiator name, TLS identity; "" where there is none */
 	const char *volume;   /* "" during negotiation and discovery */

@@ -122,7 +122,7 @@ test_inetd() {
 # A Login request of a discovery session, as an initiator begins, inside TLS; the answer is a Login
 # response with status 0.
 test_iscsi_tls() {
-	local answer
+	local answer client tries=0
 	if ! have openssl; then
 		skip "iSCSI inside TLS" "openssl is not installed"
 		return
@@ -140,8 +140,20 @@ test_iscsi_tls() {
 		head -c 20 /dev/zero
 		cat "$dir/keys"
 	} >"$dir/login"
-	{ cat "$dir/login" && sleep 2; } | timeout 20 openssl s_client -quiet -verify_quiet -no_ign_eof \
-		-connect "${ISCSI#tls:}" -CAfile "$dir/own.pem" >"$dir/answer" 2>"$dir/err"
+	mkfifo "$dir/peer"
+	timeout 60 openssl s_client -quiet -verify_quiet -no_ign_eof -connect "${ISCSI#tls:}" \
+		-CAfile "$dir/own.pem" <"$dir/peer" >"$dir/answer" 2>"$dir/err" &
+	client=$!
+	exec 7>"$dir/peer"
+	cat "$dir/login" >&7
+	until [ "$(wc -c <"$dir/answer")" -ge 48 ] || [ "$tries" -ge 400 ]; do
+		tries=$((tries + 1))
+		sleep 0.05
+	done
+	check "connections are listed" slabctl connections
+	shows "this one as what it is" 'iscsi\+tls.*discovery'
+	exec 7>&-
+	wait "$client"
 	answer=$(head -c 48 "$dir/answer" | od -An -v -tx1 | tr -d ' \n')
 	case $answer in
 	2387*) ok "an iSCSI login inside TLS" ;;

@@ -357,6 +357,63 @@ test_no_reinstatement_of_others(void **state)
 	peer_free(name);
 }
 
+/* 4.4.1: the same port name before another portal group is another session. */
+static void
+test_no_reinstatement_across_groups(void **state)
+{
+	struct peer *first = peer_session(NULL), *second = peer_new(1);
+	uint16_t group = world.portals[0].group;
+
+	(void)state;
+	memcpy(second->isid, first->isid, 6);
+	world.portals[0].group = 2;
+	assert_int_equal(peer_login_step(second, 0x87, NAMES, &response), 0);
+	assert_true(text_has(&response, "TargetPortalGroupTag=2"));
+	world.portals[0].group = group;
+	peer_clear_attention(second);
+	peer_read10(first, 0, 1);
+	peer_send(first, NULL, 0);
+	peer_expect(first, ISCSI_DATA_IN);
+	peer_free(first);
+	peer_free(second);
+}
+
+/* A link that was lost without a word: discovery with the same ISID is in at once, and the old one
+ * is found to be silent in its time. */
+static void
+test_discovery_again(void **state)
+{
+	struct peer *first = peer_new(0), *second = peer_new(1);
+
+	(void)state;
+	peer_discover(first);
+	memcpy(second->isid, first->isid, 6);
+	peer_discover(second);
+	assert_true(peer_open(first));
+	virtual_advance(LIMIT_ISCSI_SILENCE + 2 * SECOND_NS);
+	peer_expect(first, ISCSI_NOP_IN);
+	virtual_advance(LIMIT_ISCSI_PING + 2 * SECOND_NS);
+	assert_false(peer_open(first));
+	peer_free(first);
+	peer_free(second);
+}
+
+static void
+test_version(void **state)
+{
+	struct peer *peer = peer_new(0);
+	uint8_t text[512], *bhs = peer_start(peer, ISCSI_LOGIN_REQUEST | ISCSI_IMMEDIATE);
+
+	(void)state;
+	bhs[BHS_FLAGS] = 0x87;
+	bhs[BHS_VERSION_MAX] = bhs[BHS_VERSION_MIN] = 1;
+	peer_send(peer, text, text_of(NAMES, text));
+	assert_true(peer_try(peer, &response));
+	assert_int_equal(get_be16(response.bhs + BHS_STATUS_CLASS), ISCSI_LOGIN_VERSION);
+	peer_expect_closed(peer);
+	peer_free(peer);
+}
+
 /* The old session's disk stalls: the new one is in at once, and the old write is waited for. */
 static void
 test_reinstatement_during_a_stall(void **state)
@@ -526,6 +583,10 @@ main(void)
 			test_reinstatement_during_a_stall, world_start, world_stop),
 		cmocka_unit_test_setup_teardown(
 			test_racing_reinstatements, world_start, world_stop),
+		cmocka_unit_test_setup_teardown(
+			test_no_reinstatement_across_groups, world_start, world_stop),
+		cmocka_unit_test_setup_teardown(test_discovery_again, world_start, world_stop),
+		cmocka_unit_test_setup_teardown(test_version, world_start, world_stop),
 		cmocka_unit_test_setup_teardown(test_redirect, world_start, world_stop),
 		cmocka_unit_test_setup_teardown(
 			test_redirect_after_authentication, world_start, world_stop),
