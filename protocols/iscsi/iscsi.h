@@ -594,7 +594,8 @@ struct iscsi_task {
 	bool in_set;  /* its CmdSN has come, and it has not ended: iscsi_task_set.c */
 	bool dormant; /* waits there for others to end */
 	uint32_t itt, cmdsn;
-	uint32_t edtl; /* expected data transfer length */
+	uint32_t edtl;      /* expected data transfer length */
+	uint32_t read_edtl; /* the other one, of a bidirectional command */
 
 	size_t out_want;  /* min(out_length, what the initiator sends) */
 	size_t out_asked; /* came with the command, or was announced or asked for as a burst */

@@ -98,6 +98,10 @@ build_response(struct iscsi_task *task, unsigned pdu, struct iovec *iov)
 	put_be32(head + BHS_STATSN, conn->statsn++);
 	put_be32(head + BHS_DATASN, task->in_datasn ? task->in_datasn : task->r2tsn);
 	put_be32(head + BHS_RESIDUAL, residual);
+	if (task->read_edtl) { /* 11.4.5.2: refused, so nothing was read */
+		head[BHS_FLAGS] |= ISCSI_BIDI_UNDERFLOW;
+		put_be32(head + BHS_BIDI_RESIDUAL, task->read_edtl);
+	}
 	if (length) {
 		put_be16(task->sense_length, scsi->sense_length);
 		iov[n++] = (struct iovec){task->sense_length, 2};

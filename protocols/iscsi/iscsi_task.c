@@ -361,27 +361,37 @@ reserve_out(struct iscsi_task *task)
 		conn->rx.blocked = true;
 }
 
-/* AHS (11.2.2): 0 none that matters, 1 an extended CDB, -1 malformed. */
-static int
-scan_ahs(const uint8_t *head)
+/* Additional header segments (11.2.2). */
+struct ahs {
+	bool extended_cdb;
+	uint32_t read_edtl; /* of a bidirectional command, 11.2.2.4 */
+};
+
+/* False: malformed. */
+static bool
+scan_ahs(const uint8_t *head, struct ahs *ahs)
 {
 	struct reader r = reader_of(head + ISCSI_BHS, (size_t)head[BHS_AHS_LENGTH] * 4);
-	const uint8_t *type;
+	const uint8_t *type, *specific;
 	uint16_t length;
-	int found = 0;
 
+	*ahs = (struct ahs){0};
 	while (r.left > 0) {
 		length = reader_be16(&r);
 		type = reader_bytes(&r, 1);
-		reader_bytes(&r, length);
+		specific = reader_bytes(&r, length);
 		/* Each AHS is padded; length counts from the byte after the type. */
 		reader_bytes(&r, -((size_t)length + 3) & 3);
 		if (r.bad)
-			return -1;
+			return false;
 		if (*type == 1)
-			found = 1;
+			ahs->extended_cdb = true;
+		else if (*type == 2 && length == 5) /* a reserved byte, then the length */
+			ahs->read_edtl = get_be32(specific + 1);
+		else if (*type == 2)
+			return false;
 	}
-	return found;
+	return true;
 }
 
 /* What the PDU has wrong before it is a command. 0 or a Reject reason. */
@@ -394,6 +404,7 @@ check_command(struct iscsi_conn *conn)
 	uint32_t edtl = get_be32(bhs + BHS_EDTL);
 	bool write = bhs[BHS_FLAGS] & ISCSI_COMMAND_WRITE;
 	bool final = bhs[BHS_FLAGS] & ISCSI_FINAL;
+	struct ahs ahs;
 
 	if (!session->nexus)
 		return ISCSI_REJECT_PROTOCOL; /* a discovery session, 4.3 */
@@ -408,7 +419,7 @@ check_command(struct iscsi_conn *conn)
 	/* 11.3.1: F=0 announces unsolicited data, which InitialR2T=Yes forbids. */
 	if (!final && session->params.initial_r2t && edtl > conn->rx.data_length)
 		return ISCSI_REJECT_FIELD;
-	if (scan_ahs(bhs) < 0)
+	if (!scan_ahs(bhs, &ahs))
 		return ISCSI_REJECT_FIELD;
 	return 0;
 }
@@ -453,13 +464,16 @@ prepare_task(struct iscsi_task *task)
 	const struct iscsi_params *params = &task->session->params;
 	const uint8_t *bhs = conn->rx.head;
 	uint32_t data = conn->rx.data_length;
+	struct ahs ahs;
 	size_t end;
 
-	if (scan_ahs(bhs) > 0) {
+	scan_ahs(bhs, &ahs); /* check_command() has seen it */
+	if (ahs.extended_cdb) {
 		task->refused = true; /* no command here has more than 16 bytes */
 		scsi_check_condition(&task->scsi, 0x05, 0x20, 0x00);
 	} else if (task->read && task->write) {
 		task->refused = true; /* bidirectional */
+		task->read_edtl = ahs.read_edtl;
 		scsi_check_condition(&task->scsi, 0x05, 0x24, 0x00);
 	} else if (task->attribute >= ISCSI_ACA) {
 		/* SAM-5 8.6.5: there never is an ACA condition here (NACA is refused); above it

@@ -56,6 +56,7 @@ enum iscsi_attribute {
 #define ISCSI_OVERFLOW       0x04
 #define ISCSI_UNDERFLOW      0x02
 #define ISCSI_DATA_IN_STATUS 0x01
+#define ISCSI_BIDI_UNDERFLOW 0x08
 
 /* Offsets in the header. A field with two names has two meanings in different PDUs. */
 enum {
@@ -85,11 +86,12 @@ enum {
 	BHS_DATASN = 36,       /* R2TSN of an R2T, ExpDataSN of a SCSI Response */
 	BHS_STATUS_CLASS = 36, /* Login Response: class, then detail */
 	BHS_OFFSET = 40,
-	BHS_DESIRED = 44,   /* R2T */
-	BHS_RESIDUAL = 44,  /* SCSI Response, Data-In */
-	BHS_TIME2WAIT = 40, /* Logout Response; Time2Retain follows */
-	BHS_EVENT = 36,     /* Asynchronous Message */
-	BHS_PARAMETER = 38, /* likewise; three of 16 bits */
+	BHS_BIDI_RESIDUAL = 40, /* SCSI Response: of the read */
+	BHS_DESIRED = 44,       /* R2T */
+	BHS_RESIDUAL = 44,      /* SCSI Response, Data-In */
+	BHS_TIME2WAIT = 40,     /* Logout Response; Time2Retain follows */
+	BHS_EVENT = 36,         /* Asynchronous Message */
+	BHS_PARAMETER = 38,     /* likewise; three of 16 bits */
 };
 
 /* 11.5.1 */

@@ -518,16 +518,100 @@ test_bad_data_digest_of_data_out(void **state)
 	peer_free(peer);
 }
 
+/* 7.8: on the last PDU of a sequence, on unsolicited data, on what only passes by. */
+static void
+test_bad_data_digest_everywhere(void **state)
+{
+	static const struct {
+		uint16_t blocks; /* past the end: refused */
+		bool unsolicited, last;
+	} cases[] = {{64, false, true}, {64, true, false}, {64, true, true}, {1, false, true}};
+	struct peer *peer = peer_session(
+		"DataDigest=CRC32C\nInitialR2T=No\nImmediateData=No\nFirstBurstLength=32768\n");
+	uint32_t itt, ttt, lba;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		bool refused = cases[i].blocks == 1;
+
+		lba = refused ? WORLD_SIZE / 512 - 1 : 0;
+		ttt = ISCSI_TAG_NONE;
+		if (!cases[i].unsolicited && !refused) {
+			ttt = start_solicited(peer, &itt);
+		} else {
+			peer_write10(peer, lba, 64)[BHS_FLAGS] &= (uint8_t)~ISCSI_FINAL;
+			peer_send(peer, NULL, 0);
+			itt = peer->itt;
+		}
+		for (uint32_t j = 0; j < 2; j++) {
+			peer->spoil_data = j == cases[i].last;
+			send_data_out(peer, itt, ttt, j, 16384 * j, 16384, j == 1);
+			if (j == cases[i].last)
+				assert_int_equal(peer_expect(peer, ISCSI_REJECT)->bhs[BHS_RESPONSE],
+					ISCSI_REJECT_DIGEST);
+		}
+		if (refused)
+			assert_sense(peer_expect(peer, ISCSI_RESPONSE), 0x05, 0x21, 0x00);
+		else
+			assert_sense(peer_expect(peer, ISCSI_RESPONSE), 0x0b, 0x47, 0x05);
+	}
+	assert_int_equal(volume_script_calls(world.script), 0);
+	read_back(peer, 0, 1, 8192, 262144);
+	peer_free(peer);
+}
+
+/* 7.8: the connection is lost with a header, whatever it was, and nothing is written. */
 static void
 test_bad_header_digest(void **state)
 {
-	struct peer *peer = peer_session("HeaderDigest=CRC32C\n");
+	(void)state;
+	for (unsigned i = 0; i < 3; i++) {
+		struct peer *peer = peer_session("HeaderDigest=CRC32C\n");
+		uint32_t itt, ttt;
+
+		switch (i) {
+		case 0:
+			peer_read10(peer, 0, 1);
+			peer->spoil_header = true;
+			peer_send(peer, NULL, 0);
+			break;
+		case 1:
+			peer_start(peer, ISCSI_NOP_OUT | ISCSI_IMMEDIATE);
+			peer->spoil_header = true;
+			peer_send(peer, pattern, 100);
+			break;
+		case 2:
+			ttt = start_solicited(peer, &itt);
+			send_data_out(peer, itt, ttt, 0, 0, 16384, false);
+			peer->spoil_header = true;
+			send_data_out(peer, itt, ttt, 1, 16384, 16384, true);
+			break;
+		}
+		peer_expect_closed(peer);
+		assert_int_equal(volume_script_calls(world.script), 0);
+		peer_free(peer);
+	}
+}
+
+/* 4.2.2.2: at error recovery level 0 nothing is kept for ExpStatSN to acknowledge: no value of it does
+ * harm, and StatSN counts on. */
+static void
+test_any_expstatsn(void **state)
+{
+	static const uint32_t off[] = {0, 1, (uint32_t)-1, 1000, (uint32_t)-1000, 0x80000000};
+	struct peer *peer = peer_session(NULL);
 
 	(void)state;
-	peer_read10(peer, 0, 1);
-	peer->spoil_header = true;
-	peer_send(peer, NULL, 0);
-	peer_expect_closed(peer);
+	for (size_t i = 0; i < ARRAY_SIZE(off); i++) {
+		peer_read10(peer, 0, 1);
+		put_be32(peer->bhs + BHS_EXPSTATSN, peer->statsn + off[i]);
+		peer_send(peer, NULL, 0);
+		peer_expect(peer, ISCSI_DATA_IN);
+		peer_start(peer, ISCSI_NOP_OUT | ISCSI_IMMEDIATE);
+		put_be32(peer->bhs + BHS_EXPSTATSN, peer->statsn + off[i]);
+		peer_send(peer, NULL, 0);
+		peer_expect(peer, ISCSI_NOP_IN);
+	}
 	peer_free(peer);
 }
 
@@ -746,7 +830,9 @@ main(void)
 		WORLD_TEST(test_too_much_immediate_data),
 		WORLD_TEST(test_bad_data_digest_of_immediate_data),
 		WORLD_TEST(test_bad_data_digest_of_data_out),
+		WORLD_TEST(test_bad_data_digest_everywhere),
 		WORLD_TEST(test_bad_header_digest),
+		WORLD_TEST(test_any_expstatsn),
 		WORLD_TEST(test_hang_up_at_every_byte),
 		WORLD_TEST(test_hang_up_during_a_stall),
 		WORLD_TEST(test_slow_reader),

@@ -419,6 +419,11 @@ test_additional_header_segments(void **state)
 		put_be16(ahs, 17);
 		ahs[2] = (uint8_t)type;
 		pipe_feed(peer->pipe, bytes, ISCSI_BHS + 20);
+		if (type == 2) { /* not as long as a Bidirectional Read EDTL is */
+			expect_reject(peer, ISCSI_REJECT_FIELD);
+			peer->cmdsn--;
+			continue;
+		}
 		assert_int_equal(peer_status(peer), type == 1 ? SCSI_CHECK_CONDITION : SCSI_GOOD);
 	}
 	/* its length leads out of the header */
@@ -440,17 +445,49 @@ test_additional_header_segments(void **state)
 	peer_free(peer);
 }
 
+/* Refused, with a residual for each direction. 11.4.5 */
 static void
 test_bidirectional_commands(void **state)
 {
 	struct peer *peer = peer_session(NULL);
 	uint8_t cdb[10] = {0x2a, 0, 0, 0, 0, 0, 0, 0, 1};
+	uint8_t bytes[ISCSI_BHS + 1024 + 16], *ahs = bytes + ISCSI_BHS;
+	struct pdu *pdu;
 
 	(void)state;
+	for (uint32_t read_edtl = 0; read_edtl <= 700; read_edtl += 700) {
+		memset(bytes, 0, sizeof(bytes));
+		peer_command(peer, ISCSI_COMMAND_READ | ISCSI_COMMAND_WRITE, 512, cdb, sizeof(cdb));
+		peer->bhs[BHS_AHS_LENGTH] = 2;
+		put_be24(peer->bhs + BHS_DATA_LENGTH, 512);
+		memcpy(bytes, peer->bhs, ISCSI_BHS);
+		put_be16(ahs, 5);
+		ahs[2] = 2; /* Bidirectional Read Expected Data Transfer Length */
+		put_be32(ahs + 4, read_edtl);
+		memcpy(ahs + 8, pattern, 512);
+		pipe_feed(peer->pipe, bytes, ISCSI_BHS + 8 + 512);
+		peer->cmdsn++;
+		pdu = peer_expect(peer, ISCSI_RESPONSE);
+		assert_int_equal(pdu->bhs[BHS_STATUS], SCSI_CHECK_CONDITION);
+		assert_int_equal(pdu->bhs[BHS_FLAGS],
+			ISCSI_FINAL | ISCSI_UNDERFLOW | (read_edtl ? 0x08 : 0));
+		assert_int_equal(get_be32(pdu->bhs + BHS_RESIDUAL), 512);
+		assert_int_equal(get_be32(pdu->bhs + 40), read_edtl);
+	}
+	/* without the segment */
 	peer_command(peer, ISCSI_COMMAND_READ | ISCSI_COMMAND_WRITE, 512, cdb, sizeof(cdb));
 	peer_send(peer, pattern, 512);
 	assert_int_equal(peer_status(peer), SCSI_CHECK_CONDITION);
 	assert_int_equal(volume_script_calls(world.script), 0);
+	/* one that is too short for what it says */
+	peer_command(peer, ISCSI_COMMAND_READ | ISCSI_COMMAND_WRITE, 512, cdb, sizeof(cdb));
+	peer->bhs[BHS_AHS_LENGTH] = 1;
+	memset(bytes, 0, sizeof(bytes));
+	memcpy(bytes, peer->bhs, ISCSI_BHS);
+	put_be16(ahs, 1);
+	ahs[2] = 2;
+	pipe_feed(peer->pipe, bytes, ISCSI_BHS + 4);
+	expect_reject(peer, ISCSI_REJECT_FIELD);
 	peer_free(peer);
 }
 
