@@ -41,6 +41,7 @@ start_runtime(void)
 static void
 start_target(struct volume *volume)
 {
+	disk.portal_id = 2;
 	disk.luns[0] = (struct lun){.number = 0, .volume = volume};
 	disk.target = (struct target){
 		.name = "iqn.2026-11.localhost.slabd:disk0", .luns = disk.luns, .nluns = 1};
@@ -259,7 +260,7 @@ begin(struct scsi_nexus *nexus, const uint8_t lun[8], const uint8_t *cdb, const 
 	memcpy(current.lun, lun, 8);
 	memcpy(current.cdb, cdb, sizeof(current.cdb));
 	current.cdb_length = disk_cdb_length(cdb[0]);
-	current.portal_id = 2;
+	current.portal_id = disk.portal_id;
 	current.out_expected = length;
 	current.done = on_done;
 	current.out = (struct iobuf){0};

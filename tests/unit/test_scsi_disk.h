@@ -31,6 +31,7 @@ extern struct disk {
 	struct portal portals[2];
 	struct catalogue catalogue;
 	struct scsi_nexus *nexus, *other;
+	uint16_t portal_id; /* by which commands come: 2 */
 } disk;
 
 struct answer {

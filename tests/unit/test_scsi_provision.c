@@ -246,6 +246,24 @@ test_write_same_of_zeroes(void **state)
 	}
 }
 
+/* SBC-3 5.43: UNMAP or not, what is read afterwards is the block that was sent. */
+static void
+test_write_same_unmaps_only_zeroes(void **state)
+{
+	uint8_t block[512];
+
+	(void)state;
+	memset(block, 0xff, sizeof(block));
+	for (unsigned sixteen = 0; sixteen < 2; sixteen++) {
+		memset(disk_medium(), 0xee, 16 * MIB);
+		assert_good(disk_command(
+			disk.nexus, same_cdb(sixteen, CDB_WS_UNMAP, blocks - 3, 0), block, 512));
+		for (unsigned i = 3; i > 0; i--)
+			assert_memory_equal(disk_medium() + (blocks - i) * 512, block, 512);
+		assert_int_equal(disk_medium()[(blocks - 3) * 512 - 1], 0xee);
+	}
+}
+
 static void
 test_write_same_without_data(void **state)
 {
@@ -408,6 +426,8 @@ main(void)
 			test_write_same_of_a_pattern, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_write_same_of_zeroes, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_write_same_unmaps_only_zeroes, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_write_same_without_data, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(
