@@ -302,6 +302,8 @@ struct iscsi_conn {
 	unsigned ntasks;                 /* that owe it allegiance (4.2.5.1) */
 	uint16_t cid;
 	uint32_t statsn;   /* the next to be used */
+	uint32_t acked;    /* the highest ExpStatSN heard (4.2.2.2) */
+	uint32_t awaited;  /* task management waits until it is this */
 	uint32_t max_recv; /* bytes of data the initiator takes in one PDU */
 	bool header_digest, data_digest;
 	bool logout; /* the Logout below waits for tasks to end */
@@ -686,6 +688,7 @@ struct iscsi_tmf {
 	const struct scsi_unit *unit; /* of the part; only to be compared */
 	bool tas;                     /* the part's tasks answer TASK ABORTED */
 	bool begun;                   /* false while it is being set up */
+	bool done;                    /* but for what other connections have not acknowledged */
 	uint32_t itt, cmdsn, rtt;
 	uint8_t function;
 	uint8_t lun[8];
@@ -699,7 +702,7 @@ unsigned
 iscsi_tmf_other(void *owner, const struct scsi_unit *unit, bool tas, struct scsi_abort_part *part);
 /* A function waits for this command that has come only now: it is aborted at once. */
 bool iscsi_tmf_covers(const struct iscsi_session *session, const struct iscsi_task *task);
-/* An aborted task has ended, or ExpCmdSN moved: answers who waited for it. */
+/* An aborted task has ended, ExpCmdSN moved or a status was acknowledged: answers who waited for it. */
 void iscsi_tmf_settle(struct iscsi_session *session);
 /* Deadlines. */
 void iscsi_tmf_sweep(struct iscsi_session *session, uint64_t now);

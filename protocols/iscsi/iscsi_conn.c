@@ -457,6 +457,8 @@ iscsi_conn_die(struct iscsi_conn *conn, const char *why)
 	}
 	stream_close(conn->stream);
 	conn->stream = NULL;
+	if (conn->session)
+		iscsi_tmf_settle(conn->session); /* whom it kept waiting */
 	iscsi_conn_settle(conn);
 }
 

@@ -137,7 +137,7 @@ start_login(struct iscsi_conn *conn, const uint8_t *bhs)
 	login->stage = bhs[BHS_FLAGS] >> 2 & 3;
 	conn->login = login;
 	conn->cid = login->cid;
-	conn->statsn = get_be32(bhs + BHS_EXPSTATSN);
+	conn->statsn = conn->acked = conn->awaited = get_be32(bhs + BHS_EXPSTATSN);
 	iscsi_conn_event(conn, EVENT_LOGIN_REQUEST);
 	return true;
 }

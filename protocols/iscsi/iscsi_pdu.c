@@ -88,6 +88,19 @@ finish_pdu(struct iscsi_conn *conn)
 		await_header(&conn->rx);
 }
 
+/* 4.2.2.2: statuses before ExpStatSN have arrived. */
+static void
+take_acknowledgement(struct iscsi_conn *conn)
+{
+	uint32_t acked = get_be32(conn->rx.head + BHS_EXPSTATSN);
+
+	if (sn_diff(acked, conn->acked) <= 0 || sn_diff(acked, conn->statsn) > 0)
+		return;
+	conn->acked = acked;
+	if (conn->session->ntmfs > 0)
+		iscsi_tmf_settle(conn->session);
+}
+
 /* The header is complete. */
 static void
 begin_pdu(struct iscsi_conn *conn)
@@ -114,10 +127,13 @@ begin_pdu(struct iscsi_conn *conn)
 	if (conn->data_digest && rx->data_length > 0)
 		rx->tail_need += 4;
 	rx->crc = ISCSI_CRC_START;
-	if (conn->state == CONN_XPT_UP || conn->login)
+	if (conn->state == CONN_XPT_UP || conn->login) {
 		iscsi_login_begin(conn);
-	else
-		iscsi_request_begin(conn);
+	} else {
+		take_acknowledgement(conn);
+		if (!conn->dying)
+			iscsi_request_begin(conn);
+	}
 	rx->state = RX_DATA;
 }
 

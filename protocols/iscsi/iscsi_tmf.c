@@ -172,19 +172,60 @@ end_tmf(struct iscsi_session *session, struct iscsi_tmf *tmf, enum iscsi_task_an
 	slab_free(iscsi_caches.tmf, tmf);
 }
 
+/*
+ * 4.2.3.3: statuses that were sent before have to have arrived, and on other connections only their
+ * ExpStatSN tells; a ping makes them say it.
+ */
+static void
+await_status(struct iscsi_session *session, const struct iscsi_tmf *tmf)
+{
+	const struct iscsi_conn *asker = tmf->conn; /* a ping may end it all */
+	struct iscsi_conn *conn;
+
+	if (tmf->part || tmf->function == ISCSI_ABORT_TASK)
+		return;
+	TAILQ_FOREACH(conn, &session->conns, sibling) {
+		if (conn == asker || conn->dying || conn->closing || !iscsi_conn_active(conn) ||
+			conn->acked == conn->statsn)
+			continue;
+		conn->awaited = conn->statsn;
+		iscsi_ping(conn, true);
+	}
+}
+
+static bool
+awaits_status(const struct iscsi_session *session, const struct iscsi_tmf *tmf)
+{
+	const struct iscsi_conn *conn;
+
+	if (tmf->part || tmf->function == ISCSI_ABORT_TASK)
+		return false;
+	TAILQ_FOREACH(conn, &session->conns, sibling) {
+		if (conn != tmf->conn && !conn->dying && !conn->closing &&
+			sn_diff(conn->awaited, conn->acked) > 0)
+			return true;
+	}
+	return false;
+}
+
 void
 iscsi_tmf_settle(struct iscsi_session *session)
 {
 	struct iscsi_tmf *tmf;
 
-	/* An answer that cannot be sent ends its connection, and with it other functions. */
+	/* A PDU that cannot be sent ends its connection, and with it other functions. */
 	do {
 		TAILQ_FOREACH(tmf, &session->tmfs, link) {
-			if (!is_pending(session, tmf))
+			if (!is_pending(session, tmf) &&
+				!(tmf->done && awaits_status(session, tmf)))
 				break;
 		}
-		if (tmf)
+		if (tmf && !tmf->done) {
+			tmf->done = true;
+			await_status(session, tmf);
+		} else if (tmf) {
 			end_tmf(session, tmf, ISCSI_FUNCTION_COMPLETE);
+		}
 	} while (tmf);
 }
 
@@ -233,8 +274,12 @@ iscsi_tmf_sweep(struct iscsi_session *session, uint64_t now)
 	struct iscsi_tmf *tmf;
 
 	/* In order of arrival, so the first is the first due. */
-	while ((tmf = TAILQ_FIRST(&session->tmfs)) && now >= tmf->deadline)
-		reject_tmf(session, tmf);
+	while ((tmf = TAILQ_FIRST(&session->tmfs)) && now >= tmf->deadline) {
+		if (tmf->done && !is_pending(session, tmf))
+			end_tmf(session, tmf, ISCSI_FUNCTION_COMPLETE);
+		else
+			reject_tmf(session, tmf);
+	}
 }
 
 void

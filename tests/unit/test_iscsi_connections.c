@@ -573,6 +573,46 @@ test_task_management_across(void **state)
 	peer_free(second);
 }
 
+/* 4.2.3.3: what was answered on other connections has to have arrived. */
+static void
+test_task_management_awaits_status(void **state)
+{
+	struct peer *first = new_session(), *second = join(first, 1, 1);
+	struct pdu *pdu;
+	uint8_t *bhs;
+	uint32_t ttt;
+
+	(void)state;
+	for (unsigned i = 0; i < 3; i++) {
+		peer_read10(second, 0, 1);
+		peer_send(second, NULL, 0);
+		peer_expect(second, ISCSI_DATA_IN);
+		first->cmdsn = second->cmdsn;
+		bhs = peer_start(first, ISCSI_TASK_REQUEST | ISCSI_IMMEDIATE);
+		bhs[BHS_FLAGS] = ISCSI_FINAL | ISCSI_ABORT_TASK_SET;
+		peer_send(first, NULL, 0);
+		peer_expect_nothing(first);
+		pdu = peer_expect(second, ISCSI_NOP_IN);
+		ttt = get_be32(pdu->bhs + BHS_TTT);
+		assert_true(ttt != ISCSI_TAG_NONE);
+		if (i == 0) { /* as asked */
+			bhs = peer_start(second, ISCSI_NOP_OUT | ISCSI_IMMEDIATE);
+			put_be32(bhs + BHS_ITT, ISCSI_TAG_NONE);
+			put_be32(bhs + BHS_TTT, ttt);
+			peer_send(second, NULL, 0);
+		} else if (i == 1) { /* not in time */
+			virtual_advance(LIMIT_ISCSI_ABORT - 2 * SECOND_NS);
+			peer_expect_nothing(first);
+			virtual_advance(4 * SECOND_NS);
+		} else {
+			peer_free(second);
+		}
+		assert_int_equal(peer_expect(first, ISCSI_TASK_RESPONSE)->bhs[BHS_RESPONSE],
+			ISCSI_FUNCTION_COMPLETE);
+	}
+	peer_free(first);
+}
+
 /* The one that asked is gone when the task ends: nobody is told. */
 static void
 test_task_management_asker_lost(void **state)
@@ -682,6 +722,7 @@ main(void)
 		WORLD_TEST(test_connection_reinstatement),
 		WORLD_TEST(test_writes_left_behind),
 		WORLD_TEST(test_task_management_across),
+		WORLD_TEST(test_task_management_awaits_status),
 		WORLD_TEST(test_task_management_asker_lost),
 		WORLD_TEST(test_session_reinstatement),
 		WORLD_TEST(test_session_gone_on_the_way),
