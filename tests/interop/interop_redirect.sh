@@ -22,7 +22,8 @@ start_slabd disk0=memory:8M,serial=over-there
 there_pid=$slabd_pid THERE=$ISCSI
 
 # The other one: the same target, sent away.
-SLABD_LOG=$dir/here.log CONTROL=$dir/here.sock NBD_SOCKET=$dir/here-nbd.sock
+SLABD_LOG=$dir/here.log CONTROL=$dir/here.sock
+slabd_listens=(--nbd none --iscsi 127.0.0.1:0)
 for permanent in off on; do
 	cat >"$dir/here.yaml" <<-END
 		volumes: {disk0: {backend: memory, size: 8M, serial: here}}
