@@ -27,6 +27,8 @@ iscsi_set_enter(struct iscsi_task *task)
 	struct iscsi_session *session = task->session;
 
 	task->in_set = true;
+	if (task->attribute <= ISCSI_SIMPLE && scsi_restricted(&task->scsi))
+		task->attribute = ISCSI_ORDERED;
 	if (task->attribute == ISCSI_ORDERED || task->attribute == ISCSI_HEAD_OF_QUEUE)
 		session->ordering++;
 	/* The list is by arrival: one that waited for its CmdSN enters behind those that did not. */

@@ -136,6 +136,10 @@ void scsi_abandon(struct scsi_task *task);
 unsigned scsi_background(const struct loop *loop);
 void scsi_drain(const struct loop *loop);
 
+/* A prepared task's unit wants SIMPLE tasks in their order: QUEUE ALGORITHM MODIFIER 0h of the control
+ * mode page (SPC-4 7.5.8). Ordering them is the transport's. */
+bool scsi_restricted(const struct scsi_task *task);
+
 /* Task management. LUN -> true if this nexus has it. */
 bool scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8]);
 /* LOGICAL UNIT RESET: unit attention 29/03 for every nexus of the unit; tasks are the

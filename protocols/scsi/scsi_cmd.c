@@ -447,6 +447,12 @@ scsi_abandon(struct scsi_task *task)
 }
 
 bool
+scsi_restricted(const struct scsi_task *task)
+{
+	return task->unit && (task->unit->settings & UNIT_RESTRICTED);
+}
+
+bool
 scsi_running(const struct scsi_task *task)
 {
 	return task->pending != 0;

@@ -34,9 +34,10 @@ enum {
 	UNIT_LBPERE_OFF = 32, /* recovery page: no attention when the soft threshold is passed */
 	UNIT_DEXCPT_OFF = 64, /* exceptions page: REQUEST SENSE tells them */
 	UNIT_TEST = 128,      /* ... and there is one, to try it */
+	UNIT_RESTRICTED = 1024, /* control page: SIMPLE tasks run in their order */
 	UNIT_SANITIZE_RESTRICTED = 256, /* a SANITIZE failed that had not set AUSE */
 	UNIT_MODE_PAGES = UNIT_WCE_OFF | UNIT_D_SENSE | UNIT_SWP | UNIT_TAS | UNIT_LBPERE_OFF |
-			  UNIT_DEXCPT_OFF | UNIT_TEST,
+			  UNIT_DEXCPT_OFF | UNIT_TEST | UNIT_RESTRICTED,
 };
 
 /* Unit attentions, in the order they are reported. SAM-5 5.14 */

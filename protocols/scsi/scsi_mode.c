@@ -42,6 +42,7 @@ static const struct mode_switch {
 	{MODE_RECOVERY, 7, 0x80, UNIT_LBPERE_OFF, true},
 	{MODE_CACHING, 2, 0x04, UNIT_WCE_OFF, true},
 	{MODE_CONTROL, 2, 0x04, UNIT_D_SENSE, false},
+	{MODE_CONTROL, 3, 0x10, UNIT_RESTRICTED, true}, /* QUEUE ALGORITHM MODIFIER 0h or 1h */
 	{MODE_CONTROL, 4, 0x08, UNIT_SWP, false},
 	{MODE_CONTROL, 5, 0x40, UNIT_TAS, false},
 	{MODE_EXCEPTIONS, 2, 0x08, UNIT_DEXCPT_OFF, true},

@@ -71,6 +71,30 @@ test_ordered_waits_for_older_and_holds_younger(void **state)
 	peer_free(peer);
 }
 
+/* SPC-4 7.5.8: with QUEUE ALGORITHM MODIFIER 0h SIMPLE tasks run one after the other. */
+static void
+test_restricted_reordering(void **state)
+{
+	static const uint8_t list[16] = {0, 0, 0, 0, 0x0a, 10, 0x20, 0, [12] = 0xff, 0xff};
+	static const uint8_t select[] = {0x15, 0x10, 0, 0, sizeof(list)};
+	struct peer *peer = peer_session(NULL);
+
+	(void)state;
+	peer_command(peer, ISCSI_COMMAND_WRITE | SIMPLE, sizeof(list), select, sizeof(select));
+	peer_send(peer, list, sizeof(list));
+	assert_int_equal(peer_status(peer), SCSI_GOOD);
+	volume_script_hold(world.script, true);
+	for (unsigned i = 0; i < 3; i++)
+		send_read(peer, SIMPLE, i);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(volume_script_held(world.script), 1);
+		complete(i);
+		peer_expect(peer, ISCSI_DATA_IN);
+	}
+	volume_script_hold(world.script, false);
+	peer_free(peer);
+}
+
 /* It passes what waits, and nothing passes it. */
 static void
 test_head_of_queue_goes_first(void **state)
@@ -394,6 +418,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		WORLD_TEST(test_ordered_waits_for_older_and_holds_younger),
 		WORLD_TEST(test_head_of_queue_goes_first),
+		WORLD_TEST(test_restricted_reordering),
 		WORLD_TEST(test_ordered_waits_for_the_data_of_a_write),
 		WORLD_TEST(test_other_units_and_sessions_do_not_wait),
 		WORLD_TEST(test_attributes_that_are_refused),

@@ -41,7 +41,7 @@ static const struct {
 	uint8_t length;
 	uint8_t changeable[8];
 } all_pages[] = {{recovery, 12, {[7] = 0x80}}, {disconnect, 16, {0}}, {caching, 20, {[2] = 0x04}},
-	{control, 12, {[2] = 0x04, [4] = 0x08, [5] = 0x40}}, {power, 40, {0}},
+	{control, 12, {[2] = 0x04, [3] = 0x10, [4] = 0x08, [5] = 0x40}}, {power, 40, {0}},
 	{exceptions, 12, {[2] = 0x0c}}, {provisioning, 24, {0}}};
 #define PAGES_00 112 /* bytes of those without subpage */
 #define PAGES_FF 136
@@ -131,7 +131,8 @@ test_changeable_default_saved(void **state)
 	assert_memory_equal(a->in + 4, page, 20); /* WCE */
 	a = disk_command(disk.nexus, CDB(0x1a, 0x08, 0x4a, 0, 255), NULL, 0);
 	memset(page, 0, sizeof(page));
-	memcpy(page, (const uint8_t[]){0x0a, 0x0a, 0x04, 0, 0x08, 0x40}, 6); /* D_SENSE, SWP, TAS */
+	memcpy(page, (const uint8_t[]){0x0a, 0x0a, 0x04, 0x10, 0x08, 0x40},
+		6); /* D_SENSE, queue algorithm, SWP, TAS */
 	assert_memory_equal(a->in + 4, page, 12);
 	a = disk_command(disk.nexus, CDB(0x1a, 0x08, 0x42, 0, 255), NULL, 0);
 	assert_int_equal(a->in[6], 0);
