@@ -179,6 +179,9 @@ uint64_t blk_size(const struct blk_handle *handle);
 /* True when [offset, offset + length) lies within the volume now. length 0 at the end is legal. */
 bool blk_check(const struct blk_handle *handle, uint64_t offset, uint64_t length);
 
+/* Another number than before: all of the content was replaced by another (slabctl load). Its loop. */
+unsigned blk_content(const struct blk_handle *handle);
+
 /* Nothing is behind the volume any more, so that every request gets -ENODEV, until an operator clears it. */
 bool blk_gone(const struct blk_handle *handle);
 

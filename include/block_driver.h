@@ -26,7 +26,7 @@ struct blk_driver {
 	 */
 	int (*open)(const struct conf_volume *conf, struct blk_info *info, void **state,
 		struct error *error);
-	/* Required. Main thread, when no handle is left. */
+	/* Required. When no handle is left: the main thread, or a worker (volume_close()). */
 	void (*close)(void *state);
 
 	/*

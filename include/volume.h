@@ -37,6 +37,13 @@ int volume_open_driver(const struct conf_volume *conf, const struct blk_driver *
  * a main loop: at once). A file's close may block: it syncs. */
 struct volume *volume_get(struct volume *volume);
 void volume_put(struct volume *volume);
+/*
+ * The caller's put. When the last one comes the driver closes what is behind the volume on a worker, and
+ * closed(arg) follows on the main loop: from then on another may open it. Main thread.
+ */
+void volume_close(struct volume *volume, void (*closed)(void *arg), void *arg);
+/* The main loop has ended: runs it until what workers are closing is closed; the rest is closed at once. */
+void volumes_wait_closed(void);
 
 /* Any thread; constant for the volume's life. */
 const char *volume_name(const struct volume *volume);

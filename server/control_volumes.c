@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
@@ -18,13 +19,17 @@
 
 #define LOOK_AGAIN (10 * MS_NS)
 
-/* A volume on its way out: the loops are told, its clients let go, then it is closed. */
+/*
+ * A volume on its way out: the loops are told, its clients let go, then it is closed. Until then nobody else
+ * may have its name: he would find its file locked, and write over its reservations.
+ */
 struct removal {
 	TAILQ_ENTRY(removal) link;
 	struct gather gather;
 	struct loop_timer timer;
-	struct control_client *client;
-	struct served_volume *served;
+	struct control_client *client; /* NULL: was answered */
+	struct served_volume *served;  /* NULL: is being closed */
+	char name[LIMIT_VOLUME_NAME + 1];
 	uint64_t deadline;
 	bool told; /* every loop was */
 };
@@ -41,11 +46,24 @@ renew_catalogue(const struct conf *conf)
 	return catalogue_renew(conf, portals, nportals);
 }
 
+static const struct removal *
+find_removal(const char *name)
+{
+	const struct removal *removal;
+
+	TAILQ_FOREACH(removal, &removals, link)
+		if (strcmp(removal->name, name) == 0)
+			return removal;
+	return NULL;
+}
+
 bool
 control_name_free(struct control_client *client, const struct conf *conf, const char *name)
 {
 	if (volumes_find(name))
 		control_refuse(client, "volume %s is already there", name);
+	else if (find_removal(name))
+		control_refuse(client, "volume %s is being removed", name);
 	else if (catalogue_name_taken(conf, name))
 		control_refuse(client,
 			"volume %s: the configuration offers something else under this name", name);
@@ -123,22 +141,54 @@ control_add(struct control_client *client, const struct conf *conf, json_t *requ
 	config_free(&config);
 }
 
+/* The main loop: nothing is left of the volume. */
 static void
-finish_removal(struct removal *removal, unsigned clients)
+removal_closed(void *arg)
 {
-	const char *name = volume_name(removal->served->volume);
+	struct removal *removal = arg;
 
-	if (clients == 0) {
-		log_info("volume %s removed", name);
-		control_answer(removal->client, json_pack("{s:s}", "removed", name));
-	} else {
-		log_warn("volume %s removed; %u clients have not let go of it", name, clients);
-		control_refuse(removal->client,
-			"volume %s is gone, but %u clients have not let go of it", name, clients);
-	}
+	loop_timer_stop(&removal->timer);
+	log_info("volume %s removed", removal->name);
+	if (removal->client)
+		control_answer(removal->client, json_pack("{s:s}", "removed", removal->name));
 	TAILQ_REMOVE(&removals, removal, link);
-	volumes_drop(removal->served);
 	free(removal);
+}
+
+/* It will be closed one day: whoever waits is told that it is not yet. */
+static void
+answer_late(struct removal *removal, unsigned clients)
+{
+	char why[80] = "";
+
+	if (clients)
+		snprintf(why, sizeof(why), ": %u clients have not let go of it", clients);
+	log_warn("volume %s is not closed yet%s", removal->name, why);
+	control_refuse(
+		removal->client, "volume %s is gone, but not closed yet%s", removal->name, why);
+	removal->client = NULL;
+}
+
+static void
+not_closed(struct loop_timer *timer)
+{
+	answer_late(container_of(timer, struct removal, timer), 0);
+}
+
+static void
+close_removed(struct removal *removal, unsigned clients)
+{
+	struct served_volume *served = removal->served;
+	uint64_t now = clock_now();
+
+	removal->served = NULL;
+	if (clients)
+		answer_late(removal, clients);
+	else if (!stopping &&
+		 loop_timer_start(loop_main(), &removal->timer,
+			 removal->deadline > now ? removal->deadline - now : 1, not_closed) != 0)
+		log_error("volume %s: out of memory", removal->name);
+	volumes_close(served, removal_closed, removal);
 }
 
 static void
@@ -150,7 +200,7 @@ look_again(struct loop_timer *timer)
 	volume_get_stats(removal->served->volume, &stats);
 	if (stats.handles == 0 || stopping || clock_now() >= removal->deadline ||
 		loop_timer_start(loop_main(), &removal->timer, LOOK_AGAIN, look_again) != 0)
-		finish_removal(removal, stats.handles);
+		close_removed(removal, stats.handles);
 }
 
 static void
@@ -182,7 +232,10 @@ control_remove(struct control_client *client, const struct conf *conf, json_t *r
 	struct removal *removal;
 
 	if (!served) {
-		control_refuse(client, "there is no volume \"%.64s\"", name ? name : "");
+		if (name && find_removal(name))
+			control_refuse(client, "volume %s is being removed", name);
+		else
+			control_refuse(client, "there is no volume \"%.64s\"", name ? name : "");
 		return;
 	}
 	volume_get_stats(served->volume, &stats);
@@ -198,6 +251,7 @@ control_remove(struct control_client *client, const struct conf *conf, json_t *r
 	}
 	removal->client = client;
 	removal->served = served;
+	strcpy(removal->name, name);
 	removal->deadline = clock_now() + LIMIT_REMOVE_WAIT;
 	removal->gather.visit = tell_loop;
 	removal->gather.done = wait_for_clients;
@@ -221,6 +275,11 @@ control_volumes_stop(void)
 		if (!removal->told)
 			continue;
 		loop_timer_stop(&removal->timer);
-		look_again(&removal->timer);
+		if (removal->served)
+			look_again(&removal->timer);
 	}
+	volumes_wait_closed();
+	TAILQ_FOREACH(removal, &removals, link)
+		if (removal->told && removal->client)
+			answer_late(removal, 0);
 }

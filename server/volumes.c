@@ -72,6 +72,14 @@ volumes_drop(struct served_volume *served)
 }
 
 void
+volumes_close(struct served_volume *served, void (*closed)(void *arg), void *arg)
+{
+	TAILQ_REMOVE(&volumes, served, link);
+	volume_close(served->volume, closed, arg);
+	free(served);
+}
+
+void
 volumes_close_all(void)
 {
 	while (!TAILQ_EMPTY(&volumes))

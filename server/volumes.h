@@ -43,6 +43,8 @@ int volumes_take(struct volume *volume, struct served_volume **served);
 
 /* Out of the list; its reference is put. */
 void volumes_drop(struct served_volume *served);
+/* The same; closed(arg) is called on the main loop when the volume is closed. */
+void volumes_close(struct served_volume *served, void (*closed)(void *arg), void *arg);
 
 /* All references are put. */
 void volumes_close_all(void);

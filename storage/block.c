@@ -124,6 +124,12 @@ blk_check(const struct blk_handle *handle, uint64_t offset, uint64_t length)
 		offset, length, atomic_load_explicit(&handle->volume->size, memory_order_relaxed));
 }
 
+unsigned
+blk_content(const struct blk_handle *handle)
+{
+	return atomic_load_explicit(&handle->volume->content, memory_order_relaxed);
+}
+
 bool
 blk_gone(const struct blk_handle *handle)
 {

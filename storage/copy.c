@@ -173,6 +173,8 @@ frozen_for_load(struct freeze *freeze, int rc)
 		copy->rc = copy->volume->driver->adopt(copy->volume->state, copy->state);
 		if (copy->rc)
 			error_set(&copy->error, copy->rc, "no memory");
+		else
+			atomic_fetch_add(&copy->volume->content, 1);
 		thaw(copy);
 	}
 	act(copy, dispose, end_copy);

@@ -164,7 +164,11 @@ struct volume {
 	atomic_uint refuse; /* VOLUME_* */
 	atomic_uint references;
 	atomic_uint nhandles;
+	atomic_uint content; /* counts what took the place of all of it */
 	struct loop_task close_task;
+	struct work close_work;
+	void (*closed)(void *arg); /* NULL: the last put closes it where it is */
+	void *closed_arg;
 
 	pthread_mutex_t lock;
 	_Atomic(struct lane *) lanes[LANES]; /* written under lock */

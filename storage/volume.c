@@ -16,6 +16,10 @@
 const struct blk_driver *const blk_drivers[] = {
 	&memory_driver, &file_driver, &device_driver, &null_driver, NULL};
 
+/* Closes on workers, or on their way back. */
+static atomic_uint closings;
+static bool closes_at_once; /* main thread */
+
 int
 storage_start(uint64_t memory_cap)
 {
@@ -23,6 +27,7 @@ storage_start(uint64_t memory_cap)
 
 	if (rc)
 		return rc;
+	closes_at_once = false;
 	uring_start();
 	rc = memory_start();
 	if (rc) {
@@ -317,14 +322,76 @@ volume_open(const struct conf_volume *conf, struct volume **volume, struct error
 		error, -EINVAL, "unknown backend \"%.64s\" (backends: %s)", conf->backend, names);
 }
 
+/* Main thread; the driver has closed. */
+static void
+end_volume(struct volume *volume)
+{
+	void (*closed)(void *arg) = volume->closed;
+	void *arg = volume->closed_arg;
+
+	jobs_stop(volume);
+	free_volume(volume);
+	if (closed)
+		closed(arg);
+}
+
 /* Main thread; nobody knows the volume any more. */
 static void
 close_volume(struct volume *volume)
 {
 	CHECK(atomic_load(&volume->nhandles) == 0);
-	jobs_stop(volume);
 	volume->driver->close(volume->state);
-	free_volume(volume);
+	end_volume(volume);
+}
+
+static void
+closed_here(struct loop_task *task)
+{
+	end_volume(container_of(task, struct volume, close_task));
+	if (atomic_fetch_sub(&closings, 1) == 1 && closes_at_once)
+		loop_stop_main();
+}
+
+static void
+close_on_worker(struct work *work)
+{
+	struct volume *volume = container_of(work, struct volume, close_work);
+
+	volume->driver->close(volume->state);
+	volume->close_task.run = closed_here;
+	loop_post(loop_main(), &volume->close_task);
+}
+
+/* The main loop, which sees whether it still runs. */
+static void
+begin_close(struct loop_task *task)
+{
+	struct volume *volume = container_of(task, struct volume, close_task);
+
+	if (closes_at_once) {
+		close_volume(volume);
+		return;
+	}
+	CHECK(atomic_load(&volume->nhandles) == 0);
+	atomic_fetch_add(&closings, 1);
+	volume->close_work.run = close_on_worker;
+	work_submit(volume->works, &volume->close_work);
+}
+
+void
+volume_close(struct volume *volume, void (*closed)(void *arg), void *arg)
+{
+	volume->closed = closed;
+	volume->closed_arg = arg;
+	volume_put(volume);
+}
+
+void
+volumes_wait_closed(void)
+{
+	closes_at_once = true;
+	if (atomic_load(&closings))
+		loop_run_main();
 }
 
 static void
@@ -348,12 +415,11 @@ volume_put(struct volume *volume)
 	if (atomic_fetch_sub_explicit(&volume->references, 1, memory_order_acq_rel) > 1)
 		return;
 	main_loop = loop_main();
-	if (!main_loop || loop_current() == main_loop) {
-		close_volume(volume);
-		return;
-	}
-	volume->close_task.run = close_here;
-	loop_post(main_loop, &volume->close_task);
+	volume->close_task.run = volume->closed ? begin_close : close_here;
+	if (!main_loop || loop_current() == main_loop)
+		volume->close_task.run(&volume->close_task);
+	else
+		loop_post(main_loop, &volume->close_task);
 }
 
 const char *

@@ -308,7 +308,8 @@ check_unit(struct scsi_task *task, const struct scsi_opcode *row)
 
 	scsi_unit_refresh(unit);
 	/* SPC-4 5.15: a capacity that changed is said by the next command, whatever it is. */
-	if (!(row->flags & ROW_DATA) || blk_size(unit->handle) != unit->info.size)
+	if (!(row->flags & ROW_DATA) || blk_size(unit->handle) != unit->info.size ||
+		blk_content(unit->handle) != unit->content)
 		scsi_unit_look(unit);
 	if (unit->threshold)
 		scsi_unit_watch(unit);

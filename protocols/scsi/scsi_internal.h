@@ -91,6 +91,7 @@ struct scsi_unit {
 	struct blk_handle *handle;
 	const struct conf_volume *conf;
 	struct blk_info info; /* as last looked at; the block size never changes */
+	unsigned content;     /* blk_content() then */
 	unsigned block_shift;
 	uint64_t transfer_max; /* bytes in one READ or WRITE */
 	uint64_t compare_max;  /* and compared by COMPARE AND WRITE */

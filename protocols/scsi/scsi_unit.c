@@ -166,6 +166,7 @@ scsi_unit_open(struct scsi_nexus *nexus, const struct lun *lun, struct scsi_unit
 	if (!unit->handle)
 		goto fail;
 	unit->conf = volume_conf(lun->volume);
+	unit->content = blk_content(unit->handle);
 	fill_info(unit);
 	scsi_nexus_initiator(nexus, client + strlen(client));
 	rc = blk_set_client(unit->handle, client);
@@ -354,4 +355,7 @@ scsi_unit_look(struct scsi_unit *unit)
 	fill_info(unit);
 	if (unit->info.size != size)
 		unit->attentions |= ATTENTION_CAPACITY;
+	if (unit->content != blk_content(unit->handle))
+		unit->attentions |= ATTENTION_MEDIUM;
+	unit->content = blk_content(unit->handle);
 }

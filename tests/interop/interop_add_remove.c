@@ -1,12 +1,14 @@
 /* Volumes come and go by slabctl while verified I/O runs on others over both protocols. */
 #include "config.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "canary.h"
+#include "clients.h"
 #include "harness.h"
 #include "wire.h"
 
@@ -103,10 +105,80 @@ test_refused(void)
 	check_refused("add bad=nothing:1M", "an unknown backend");
 }
 
+/* What is removed is closed when that is answered: its file can be had again. */
+static void
+add_again(void)
+{
+	char words[256], out[4096];
+	unsigned good = 0;
+
+	snprintf(words, sizeof(words), "add again=file:%s/again.img,size=8M", server.dir);
+	for (unsigned i = 0; i < 20; i++) {
+		must_ctl(words);
+		if (i == 0)
+			words[strlen(words) - strlen(",size=8M")] = '\0';
+		good += server_ctl(&server, out, sizeof(out), "remove again") == 0;
+	}
+	tap_ok(good == 20, "a file was added and removed 20 times without a pause");
+}
+
+static void *
+remove_slow(void *arg)
+{
+	char out[4096];
+
+	*(int *)arg = server_ctl(&server, out, sizeof(out), "remove slow --force");
+	return NULL;
+}
+
+static int
+on_written(void *arg, int *error)
+{
+	(void)arg;
+	(void)error;
+	return 1;
+}
+
+/* A removal that waits for a write: until it is over its name is nobody's. */
+static void
+remove_twice(void)
+{
+	static const char data[512] = {1};
+	char out[4096] = "";
+	struct nbd_handle *nbd;
+	pthread_t thread;
+	int rc = -1;
+
+	must_ctl("add 'slow=memory:8M,fault=write late=on latency=4s'");
+	nbd = client_nbd(&server, "slow");
+	nbd_aio_pwrite(
+		nbd, data, sizeof(data), 0, (nbd_completion_callback){.callback = on_written}, 0);
+	for (unsigned i = 0; i < 500 && !strstr(out, "slow"); i++)
+		server_ctl(&server, out, sizeof(out), "connections");
+	pthread_create(&thread, NULL, remove_slow, &rc);
+	/* Until it has begun it is refused because the volume is in use. */
+	for (unsigned i = 0; i < 500; i++) {
+		server_ctl(&server, out, sizeof(out), "remove slow");
+		if (!strstr(out, "in use"))
+			break;
+	}
+	tap_ok(strstr(out, "is being removed") != NULL, "a second remove: %.*s",
+		(int)strcspn(out, "\n"), out);
+	server_ctl(&server, out, sizeof(out), "add slow=memory:8M");
+	tap_ok(strstr(out, "is being removed") != NULL, "another of that name: %.*s",
+		(int)strcspn(out, "\n"), out);
+	pthread_join(thread, NULL);
+	tap_ok(rc == 0, "the first remove is done");
+	must_ctl("add slow=memory:8M");
+	must_ctl("remove slow");
+	tap_ok(true, "and the name is free");
+	nbd_close(nbd);
+}
+
 int
 main(void)
 {
-	const char *args[] = {"disk0=memory:64M", "disk1=memory:64M", NULL};
+	const char *args[] = {"disk0=memory:64M", "disk1=memory:64M", "--allow-faults", NULL};
 	unsigned before, after = 0;
 
 	server_prepare(&server);
@@ -116,6 +188,8 @@ main(void)
 	before = server_descriptors(&server);
 	add_and_remove();
 	test_refused();
+	add_again();
+	remove_twice();
 	for (unsigned waits = 0; waits < 100; waits++) {
 		after = server_descriptors(&server);
 		if (after <= before)

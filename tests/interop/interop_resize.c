@@ -49,11 +49,11 @@ resize(const char *volume, const char *words)
 
 /* The next command of a session: is it the attention? It may be one that moves data. */
 static bool
-is_told(struct iscsi_context *iscsi)
+is_told(struct iscsi_context *iscsi, int code)
 {
 	struct scsi_task *task = iscsi_read16_sync(iscsi, 0, 0, 512, 512, 0, 0, 0, 0, 0);
 	bool told = task && task->status == SCSI_STATUS_CHECK_CONDITION &&
-		    task->sense.key == SCSI_SENSE_UNIT_ATTENTION && task->sense.ascq == 0x2a09;
+		    task->sense.key == SCSI_SENSE_UNIT_ATTENTION && task->sense.ascq == code;
 
 	if (task)
 		scsi_free_scsi_task(task);
@@ -81,8 +81,8 @@ check_size(const char *volume, struct nbd_handle *nbd, struct iscsi_context *con
 	struct nbd_handle *late;
 
 	for (unsigned i = 0; i < 2; i++) {
-		tap_ok(is_told(iscsi[i]), "session %u: unit attention 2A/09", i);
-		tap_ok(!is_told(iscsi[i]), "session %u: once", i);
+		tap_ok(is_told(iscsi[i], 0x2a09), "session %u: unit attention 2A/09", i);
+		tap_ok(!is_told(iscsi[i], 0x2a09), "session %u: once", i);
 		tap_ok(capacity(iscsi[i]) == size, "session %u: the new capacity", i);
 	}
 	tap_ok(nbd_pwrite(nbd, data, 512, size - 512, LIBNBD_CMD_FLAG_FUA) == 0,
@@ -128,6 +128,44 @@ run_all(const char *volume)
 		client_iscsi_close(iscsi[i]);
 }
 
+/* The content changes under clients, who must have been asked for it: sessions are told so, once each. */
+static void
+load_under_clients(void)
+{
+	struct nbd_handle *nbd = client_nbd(&server, "memory");
+	struct iscsi_context *iscsi[2] = {client_iscsi(&server, "memory", "first"),
+		client_iscsi(&server, "memory", "second")};
+	uint8_t data[512], was[512];
+	char words[200], out[512];
+
+	for (unsigned i = 0; i < 2; i++)
+		iscsi_testunitready_sync(iscsi[i], 0);
+	memset(data, 0x77, sizeof(data));
+	nbd_pwrite(nbd, data, sizeof(data), 0, 0);
+	snprintf(words, sizeof(words), "save memory %s/saved", server.dir);
+	tap_ok(server_ctl(&server, out, sizeof(out), words) == 0, "slabctl save");
+	memset(data, 0x11, sizeof(data));
+	nbd_pwrite(nbd, data, sizeof(data), 0, 0);
+	snprintf(words, sizeof(words), "load memory %s/saved", server.dir);
+	tap_ok(server_ctl(&server, out, sizeof(out), words) == 1 && strstr(out, "--force"),
+		"slabctl load is refused under clients");
+	for (unsigned i = 0; i < 2; i++)
+		tap_ok(!is_told(iscsi[i], 0x2800), "nothing has happened to session %u", i);
+	strcat(words, " --force");
+	tap_ok(server_ctl(&server, out, sizeof(out), words) == 0, "slabctl load --force");
+	memset(was, 0x77, sizeof(was));
+	tap_ok(nbd_pread(nbd, data, sizeof(data), 0, 0) == 0 &&
+			memcmp(data, was, sizeof(data)) == 0,
+		"the content is what was saved");
+	for (unsigned i = 0; i < 2; i++) {
+		tap_ok(is_told(iscsi[i], 0x2800),
+			"session %u is told that the medium may have changed", i);
+		tap_ok(!is_told(iscsi[i], 0x2800), "once");
+		client_iscsi_close(iscsi[i]);
+	}
+	nbd_close(nbd);
+}
+
 int
 main(void)
 {
@@ -141,6 +179,7 @@ main(void)
 	run_all("memory");
 	run_all("file");
 	run_all("direct");
+	load_under_clients();
 	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
 	return tap_done();
 }
