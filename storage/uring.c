@@ -153,8 +153,9 @@ end_io(struct blk_request *request, int result)
 		client->done(client, next, -EAGAIN);
 }
 
-static bool
-reap(struct uring *uring)
+/* What is in the completion ring now. */
+static void
+take_completions(struct uring *uring)
 {
 	struct io_uring_cqe *cqe;
 	unsigned head, n = 0;
@@ -168,7 +169,15 @@ reap(struct uring *uring)
 		n++;
 	}
 	io_uring_cq_advance(&uring->ring, n);
-	return n > 0;
+}
+
+static void
+reap(struct uring *uring)
+{
+	take_completions(uring);
+	/* What found no place there comes when it is asked for; the descriptor is readable until then. */
+	while (io_uring_cq_has_overflow(&uring->ring) && io_uring_get_events(&uring->ring) >= 0)
+		take_completions(uring);
 }
 
 /* Before the loop sleeps. */

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -224,6 +225,58 @@ sync_of_its_own_is_not_interrupted(void **state)
 	expect_results(1, 1);
 }
 
+/* Many volumes whose requests all end in one turn: more than the completion ring has places. */
+#define MANY 40
+
+static struct uring_client many[MANY];
+static unsigned many_left;
+
+static void
+one_of_many_done(struct uring_client *of, struct blk_request *request, int result)
+{
+	(void)of;
+	CHECK(result == 1 && request->op == BLK_READ);
+	if (--many_left == 0)
+		loop_stop_main();
+}
+
+static void
+feed_all(struct loop_task *task)
+{
+	static const char bytes[MANY * LIMIT_URING_DEPTH];
+
+	(void)task;
+	assert_int_equal(write(ends[1], bytes, sizeof(bytes)), sizeof(bytes));
+}
+
+static void
+more_completions_than_places(void **state)
+{
+	struct loop_task task = {.run = feed_all};
+	struct one *all = calloc((size_t)MANY * LIMIT_URING_DEPTH, sizeof(*all));
+
+	(void)state;
+	if (!has_ring())
+		skip();
+	many_left = MANY * LIMIT_URING_DEPTH;
+	for (unsigned i = 0; i < MANY; i++) {
+		many[i] = (struct uring_client){.fd = ends[0], .done = one_of_many_done};
+		assert_true(uring_join(&many[i]));
+		for (unsigned j = 0; j < LIMIT_URING_DEPTH; j++) {
+			struct one *one = &all[i * LIMIT_URING_DEPTH + j];
+
+			one->iov = (struct iovec){&one->byte, 1};
+			one->blk = (struct blk_request){
+				.op = BLK_READ, .length = 1, .iov = &one->iov, .niov = 1};
+			assert_true(uring_submit(&many[i], &one->blk));
+		}
+	}
+	loop_post(loop_main(), &task);
+	loop_run_main();
+	assert_int_equal(many_left, 0);
+	free(all);
+}
+
 static int
 start(void **state)
 {
@@ -252,6 +305,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(what_waits_is_taken_back_at_once, begin, end),
 		cmocka_unit_test_setup_teardown(kernel_gives_back_what_has_not_begun, begin, end),
 		cmocka_unit_test_setup_teardown(request_and_cancel_race, begin, end),
+		cmocka_unit_test_setup_teardown(more_completions_than_places, begin, end),
 		cmocka_unit_test_setup_teardown(sync_of_its_own_is_not_interrupted, begin, end),
 	};
 
