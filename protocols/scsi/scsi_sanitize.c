@@ -178,26 +178,33 @@ fraction_done(const struct scsi_sanitize *s)
 	return (s->pass + (double)s->offset / (double)s->size) / s->passes;
 }
 
+static void go_on(struct scsi_sanitize *s);
+
 static void
 on_timer(struct loop_timer *timer)
 {
-	next_piece(container_of(timer, struct scsi_sanitize, timer));
+	go_on(container_of(timer, struct scsi_sanitize, timer));
 }
 
 /*
  * An overwrite that memory could do at once is spread over LIMIT_SCSI_SANITIZE, so that whoever polls sees it
- * begin, go on and end.
+ * begin, go on and end. It waits for a second at most before it looks whether it has to end.
  */
 static void
 go_on(struct scsi_sanitize *s)
 {
 	double done = fraction_done(s);
-	uint64_t now = loop_now(s->loop);
-	uint64_t due = s->started + (uint64_t)(done * (double)LIMIT_SCSI_SANITIZE);
+	uint64_t now = loop_now(s->loop), due = s->started;
 
+	if (s->method == SA_SANITIZE_OVERWRITE)
+		due += (uint64_t)(done * (double)LIMIT_SCSI_SANITIZE);
+	if (now < due)
+		done *= (double)(now - s->started) / (double)(due - s->started);
 	atomic_store(&s->progress, (uint16_t)(done * 65535));
-	if (s->method != SA_SANITIZE_OVERWRITE || now >= due ||
-		loop_timer_start(s->loop, &s->timer, due - now, on_timer) < 0)
+	if (volume_going(blk_volume(s->handle)))
+		s->stop = true;
+	if (s->stop || now >= due ||
+		loop_timer_start(s->loop, &s->timer, min_u64(due - now, SECOND_NS), on_timer) < 0)
 		next_piece(s);
 }
 
@@ -478,7 +485,6 @@ scsi_background(const struct loop *loop)
 	return n;
 }
 
-/* One that waits for its timer ends with it, which is soon. */
 void
 scsi_drain(const struct loop *loop)
 {

@@ -70,6 +70,22 @@ world_drain(struct world *world)
 	virtual_run_until_idle();
 }
 
+/* By a SANITIZE that failed. */
+static bool
+is_sealed(struct world *world)
+{
+	struct blk_handle *handle;
+	bool sealed;
+	int rc;
+
+	handle = blk_open(volume_script_volume(world->script), "fuzz", true, &rc);
+	if (!handle)
+		return false;
+	sealed = blk_sealed(handle);
+	blk_close(handle);
+	return sealed;
+}
+
 void
 world_end(struct world *world)
 {
@@ -87,15 +103,21 @@ world_end(struct world *world)
 		pipe_free(world->other);
 		world->other = NULL;
 	}
-	CHECK(world->frontend->connections(world->loop, &in_flight) == 0 && in_flight == 0);
+	CHECK(world->frontend->connections(world->loop, &in_flight) == 0);
+	if (in_flight) { /* what belongs to no connection: SANITIZE */
+		world_drain(world);
+		virtual_advance(2 * SECOND_NS);
+		CHECK(world->frontend->connections(world->loop, &in_flight) == 0 && in_flight == 0);
+	}
 	CHECK(iobuf_reserved(0) == 0);
 	pipe_free(world->pipe);
 	world->pipe = NULL;
 	volume_script_forget(world->script);
 	for (unsigned op = 0; op < BLK_OPS; op++)
 		volume_script_fail(world->script, op, 0, 0);
-	/* A drain, and a failed sync, are for good. */
-	if (world->drained || volume_broken(volume_script_volume(world->script))) {
+	/* A drain, a failed sync, and a failed SANITIZE are for good. */
+	if (world->drained || volume_broken(volume_script_volume(world->script)) ||
+		is_sealed(world)) {
 		unmake_world(world);
 		make_world(world);
 	}

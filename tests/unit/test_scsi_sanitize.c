@@ -252,6 +252,31 @@ test_small_transfers(void **state)
 	disk_stop();
 }
 
+/* A small one is no sooner done, and yet ends at once when slabd does. */
+static void
+test_a_small_volume(void **state)
+{
+	uint16_t last = 0, progress;
+
+	(void)state;
+	disk_start(&(struct volume_script_options){.size = 4096});
+	disk_ready(disk.nexus);
+	for (unsigned round = 0; round < 2; round++) {
+		begin_overwrite(CDB_SANITIZE_IMMED, 1, "z");
+		assert_good(disk_end());
+		for (unsigned i = 0; i < 5; i++, last = progress) {
+			virtual_advance(2 * SECOND_NS);
+			progress = poll_progress(disk.nexus);
+			assert_true(progress > last || i == 0);
+		}
+		if (round == 1)
+			scsi_drain(loop_current());
+		virtual_advance(round ? 2 * SECOND_NS : LIMIT_SCSI_SANITIZE);
+		assert_int_equal(scsi_background(loop_current()), 0);
+	}
+	disk_stop();
+}
+
 static int blk_rc;
 
 static void
@@ -449,6 +474,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_refused, start, stop),
 		cmocka_unit_test_setup_teardown(test_in_progress, start, stop),
 		cmocka_unit_test(test_small_transfers),
+		cmocka_unit_test(test_a_small_volume),
 		cmocka_unit_test_setup_teardown(test_other_protocols, start, stop),
 		cmocka_unit_test_setup_teardown(test_requests_in_flight, start, stop),
 		cmocka_unit_test_setup_teardown(test_resets_and_logouts, start, stop),
