@@ -25,6 +25,7 @@ read_only="ReadOnly Inquiry Read10 Read16 ReadCapacity16 ModeSense6 TestUnitRead
 is_wrong() {
 	case $1 in
 	*.eighths*.GetLBAStatus.UnmapSingle) ;;
+	device.*.Sanitize.BlockErase) ;;
 	file.*.WriteAtomic16.Simple | device.*.WriteAtomic16.Simple) ;;
 	*.WriteSame10.UnmapUntilEnd | *.WriteSame16.UnmapUntilEnd) ;;
 	*) return 1 ;;

@@ -394,6 +394,29 @@ test_lba_status(void **state)
 	}
 }
 
+/* SBC-3 5.5: 0h, mapped or unknown, where a volume cannot tell; also of what was unmapped. */
+static void
+test_lba_status_unknown(void **state)
+{
+	char name[] = "db", backend[] = "plain";
+	struct conf_volume conf = {.name = name,
+		.backend = backend,
+		.size = MIB,
+		.block_size = 512,
+		.physical_block_size = 512};
+	static const uint8_t eight[24] = {0, 22, 0, 16, [19] = 8};
+	const struct answer *a;
+
+	(void)state;
+	disk_start_volume(disk_plain_volume(&conf, &(struct blk_info){.discard_granularity = 512}));
+	disk_ready(disk.nexus);
+	assert_good(disk_command(disk.nexus, CDB(OP_UNMAP, [8] = 24), eight, 24));
+	a = lba_status(0, 4096);
+	assert_good(a);
+	assert_status(a, 0, 0, MIB / 512, 0);
+	disk_stop();
+}
+
 /* More extents than the longest answer holds. */
 static void
 test_lba_status_of_many_holes(void **state)
@@ -436,6 +459,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(
 			test_write_same_that_fails, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_lba_status, disk_setup, disk_teardown),
+		cmocka_unit_test(test_lba_status_unknown),
 		cmocka_unit_test_setup_teardown(
 			test_lba_status_of_many_holes, disk_setup, disk_teardown),
 	};
