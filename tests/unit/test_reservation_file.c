@@ -117,7 +117,10 @@ __wrap_renameat(int from, const char *old, int to, const char *new)
 int
 __wrap_unlinkat(int dir, const char *path, int flags)
 {
-	return fails() ? -1 : __real_unlinkat(dir, path, flags);
+	if (fails())
+		return -1;
+	renamed = true; /* a name was changed, too */
+	return __real_unlinkat(dir, path, flags);
 }
 
 int
@@ -284,19 +287,28 @@ keep_copy(void)
 	assert_int_equal(link(file, kept), 0);
 }
 
+/* What a load finds after a step of saving `new` over `old` failed with rc. */
 static void
-test_each_step(void **state)
+assert_one_of(int rc, const struct reservation *old, const struct reservation *new)
 {
-	struct reservation *old = make(2, RESERVATION_WRITE_EXCLUSIVE);
-	struct reservation *new = make(5, RESERVATION_EXCLUSIVE_ACCESS);
-	unsigned steps[3] = {0};
+	int loaded;
+	struct reservation *found = load(&loaded);
+	bool is_old = loaded == 1 && equal(found, old);
+	/* One that does not survive is no file. */
+	bool is_new = new->survives ? loaded == 1 && equal(found, new) : loaded == 0;
 
-	(void)state;
-	for (unsigned way = 0; way < 3; way++) { /* an error; a power cut; one that undoes names */
+	assert_true(is_new || (rc != 0 && is_old));
+	free(found);
+}
+
+/* The steps of saving `new` over `old`: an error at each; a power cut; one that undoes names. */
+static void
+save_step_by_step(const struct reservation *old, const struct reservation *new, unsigned steps[3])
+{
+	for (unsigned way = 0; way < 3; way++) {
 		for (unsigned n = 1;; n++) {
-			struct reservation *found;
 			struct error error;
-			int rc, loaded;
+			int rc;
 
 			fail_at = 0;
 			assert_int_equal(reservation_save("disk0", old, &error), 0);
@@ -311,23 +323,45 @@ test_each_step(void **state)
 				break;
 			if (power_cut)
 				lose_what_was_not_synced(way == 2);
-			found = load(&loaded);
-			assert_int_equal(loaded, 1);
-			if (rc == 0)
-				assert_true(equal(found, new));
-			else
-				assert_true(equal(found, old) || equal(found, new));
-			free(found);
+			assert_one_of(rc, old, new);
 			steps[way] = n;
 		}
-		assert_saved(new);
+		assert_one_of(0, old, new);
 	}
+	print_message("# %u, %u and %u steps\n", steps[0], steps[1], steps[2]);
+}
+
+static void
+test_each_step(void **state)
+{
+	struct reservation *old = make(2, RESERVATION_WRITE_EXCLUSIVE);
+	struct reservation *new = make(5, RESERVATION_EXCLUSIVE_ACCESS);
+	unsigned steps[3] = {0};
+
+	(void)state;
+	save_step_by_step(old, new, steps);
 	/* mkdir, open, openat, some writes, fsync, close, renameat, fsync */
 	for (unsigned way = 0; way < 3; way++)
 		assert_true(steps[way] >= 8);
-	print_message("# %u, %u and %u steps\n", steps[0], steps[1], steps[2]);
 	free(old);
 	free(new);
+}
+
+/* The last registration goes, or APTPL is taken back: the file is unlinked. */
+static void
+test_each_step_of_removing(void **state)
+{
+	struct reservation *old = make(2, RESERVATION_WRITE_EXCLUSIVE);
+	struct reservation *none = make(1, RESERVATION_NONE);
+	unsigned steps[3] = {0};
+
+	(void)state;
+	none->survives = false;
+	save_step_by_step(old, none, steps);
+	for (unsigned way = 0; way < 3; way++)
+		assert_true(steps[way] >= 2);
+	free(old);
+	free(none);
 }
 
 int
@@ -337,6 +371,7 @@ main(void)
 		cmocka_unit_test(test_saves_and_loads),
 		cmocka_unit_test(test_damage_is_refused),
 		cmocka_unit_test(test_each_step),
+		cmocka_unit_test(test_each_step_of_removing),
 	};
 
 	return cmocka_run_group_tests_name("reservation_file", tests, setup, teardown);
