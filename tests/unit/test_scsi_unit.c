@@ -9,9 +9,11 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
+#include "alua.h"
 #include "bytes.h"
 #include "catalogue.h"
 #include "check.h"
@@ -35,8 +37,9 @@ static struct side {
 	bool quiet; /* only asks */
 	unsigned sent, failed;
 	unsigned resets, changes; /* done */
-	unsigned power_ons, heard_resets, heard_changes;
+	unsigned power_ons, heard_resets, heard_changes, heard_offers;
 } sides[2];
+static const struct portal portal = {.address = "a", .group = 1, .relative_id = 1};
 static atomic_uint left;
 static struct loop_task stop_task;
 
@@ -72,6 +75,10 @@ count_attention(struct side *side)
 		break;
 	case ASC_MODE_CHANGED:
 		side->heard_changes++;
+		break;
+	case ASC_LUNS_CHANGED:
+	case ASC_ALUA_CHANGED:
+		side->heard_offers++;
 		break;
 	default:
 		side->failed++;
@@ -112,6 +119,7 @@ run_step(struct loop_task *step)
 	side->task.nexus = side->nexus;
 	side->task.done = on_done;
 	side->task.cdb_length = 6;
+	side->task.portal_id = 1;
 	if (!side->quiet && n % 50 == 25) {
 		scsi_lun_reset(side->nexus, lun);
 		side->resets++;
@@ -130,8 +138,49 @@ run_step(struct loop_task *step)
 	scsi_execute(&side->task);
 }
 
+/* What is offered, published again and again on the main thread while both sides work. */
+struct offer {
+	struct catalogue catalogue;
+	struct target target;
+	struct lun luns[2];
+};
+
+static unsigned offers; /* made; 0 to begin with: none shall be */
+static struct loop_timer next_offer;
+
 static void
-run_both(bool quiet)
+destroy_offer(struct catalogue *made)
+{
+	free(container_of(made, struct offer, catalogue));
+}
+
+/* A second LUN comes and goes, and with it the port group's state. */
+static void
+on_next_offer(struct loop_timer *timer)
+{
+	struct offer *offer = calloc(1, sizeof(*offer));
+
+	CHECK(offer);
+	offers++;
+	offer->luns[0] = target.luns[0];
+	offer->luns[1] = (struct lun){.number = 1, .volume = target.luns[0].volume};
+	offer->target = target;
+	offer->target.luns = offer->luns;
+	offer->target.nluns = 1 + offers % 2;
+	offer->catalogue = (struct catalogue){.references = 1,
+		.targets = &offer->target,
+		.ntargets = 1,
+		.portals = &portal,
+		.nportals = 1,
+		.destroy = destroy_offer};
+	catalogue_publish(&offer->catalogue);
+	CHECK(alua_set(target.name, 1, offers % 2 ? ALUA_NON_OPTIMIZED : ALUA_OPTIMIZED) == 0);
+	if (atomic_load(&left) > 0)
+		CHECK(loop_timer_start(loop_main(), timer, MS_NS / 10, on_next_offer) == 0);
+}
+
+static void
+run_both(bool quiet, bool offering)
 {
 	char name[] = "shared", backend[] = "memory";
 	struct conf_volume conf = {.name = name,
@@ -149,7 +198,11 @@ run_both(bool quiet)
 	assert_int_equal(scsi_start(), 0);
 	assert_int_equal(volume_open(&conf, &lun.volume, &error), 0);
 	target = (struct target){.name = "iqn.test:shared", .luns = &lun, .nluns = 1};
-	catalogue = (struct catalogue){.references = 1, .targets = &target, .ntargets = 1};
+	catalogue = (struct catalogue){.references = 1,
+		.targets = &target,
+		.ntargets = 1,
+		.portals = &portal,
+		.nportals = 1};
 	atomic_store(&left, 2);
 	memset(sides, 0, sizeof(sides));
 	for (unsigned i = 0; i < 2; i++) {
@@ -158,7 +211,13 @@ run_both(bool quiet)
 		sides[i].quiet = quiet && i == 1;
 		loop_post(sides[i].loop, &sides[i].step);
 	}
+	offers = 0;
+	if (offering)
+		on_next_offer(&next_offer);
 	loop_run_main();
+	loop_timer_stop(&next_offer);
+	catalogue_publish(NULL);
+	alua_clear();
 	volume_put(lun.volume);
 	work_stop();
 	loops_stop();
@@ -171,7 +230,7 @@ static void
 test_both_change(void **state)
 {
 	(void)state;
-	run_both(false);
+	run_both(false, false);
 	for (unsigned i = 0; i < 2; i++) {
 		const struct side *side = &sides[i], *other = &sides[!i];
 
@@ -186,12 +245,26 @@ static void
 test_one_listens(void **state)
 {
 	(void)state;
-	run_both(true);
+	run_both(true, false);
 	assert_int_equal(sides[0].heard_changes, 0);
 	assert_true(sides[0].heard_resets <= sides[0].resets);
 	assert_int_equal(sides[1].failed, 0);
 	assert_int_equal(sides[1].power_ons, 1);
 	assert_true(sides[1].heard_resets <= sides[0].resets);
+}
+
+/* One attention tells several changes, and nothing else is made up. */
+static void
+test_offers_change(void **state)
+{
+	(void)state;
+	run_both(true, true);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(sides[i].failed, 0);
+		assert_true(sides[i].heard_offers <= 2 * offers);
+	}
+	print_message("# %u offers, %u and %u attentions\n", offers, sides[0].heard_offers,
+		sides[1].heard_offers);
 }
 
 int
@@ -200,6 +273,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_both_change),
 		cmocka_unit_test(test_one_listens),
+		cmocka_unit_test(test_offers_change),
 	};
 
 	return cmocka_run_group_tests_name("scsi_unit", tests, NULL, NULL);
