@@ -27,7 +27,7 @@ is_wrong() {
 	*.eighths*.GetLBAStatus.UnmapSingle) ;;
 	device.*.Sanitize.BlockErase) ;;
 	file.*.WriteAtomic16.Simple | device.*.WriteAtomic16.Simple) ;;
-	*.WriteSame10.UnmapUntilEnd | *.WriteSame16.UnmapUntilEnd) ;;
+	*.WriteSame10.UnmapUntilEnd) ;;
 	*) return 1 ;;
 	esac
 }
