@@ -63,6 +63,7 @@ iscsi_task_free(struct iscsi_task *task)
 	struct iscsi_session *session = task->session;
 	struct iscsi_conn *conn = task->conn;
 	bool aborted = task->aborted;
+	bool widen = task->in_window; /* it ends without a status that would say so */
 
 	iscsi_set_leave(task);
 	release_out(task);
@@ -71,8 +72,6 @@ iscsi_task_free(struct iscsi_task *task)
 		iobuf_unreserve(&session->account, task->reserved_in, IOBUF_READY);
 	if (task->ranges)
 		slab_free(iscsi_caches.ranges, task->ranges);
-	if (task->in_window) /* it ends without a status that would say so */
-		iscsi_window_widen(session);
 	if (task->held) {
 		task->held->task = NULL;
 		task->held->filled = true;
@@ -82,6 +81,8 @@ iscsi_task_free(struct iscsi_task *task)
 	session->ntasks--;
 	conn->ntasks--;
 	slab_free(iscsi_caches.task, task);
+	if (widen)
+		iscsi_window_widen(session);
 	iscsi_set_settle(session);
 	if (aborted)
 		iscsi_tmf_settle(session);
@@ -274,21 +275,39 @@ iscsi_task_abort_told(struct iscsi_task *task)
 	}
 }
 
+/* One that ends at once when it is aborted. */
+static struct iscsi_task *
+find_idle(const struct iscsi_conn *conn, bool all)
+{
+	struct iscsi_task *task;
+
+	TAILQ_FOREACH(task, &conn->session->tasks, link) {
+		if (task->conn == conn &&
+			(task->state == TASK_COLLECT || (all && task->state == TASK_READY)))
+			return task;
+	}
+	return NULL;
+}
+
 void
 iscsi_tasks_abort(struct iscsi_conn *conn, bool all)
 {
 	struct iscsi_session *session = conn->session;
-	struct iscsi_task *task, *next;
+	struct iscsi_task *task;
 	bool held = iscsi_set_hold(session);
 
-	for (task = TAILQ_FIRST(&session->tasks); task; task = next) {
-		next = TAILQ_NEXT(task, link);
-		if (task->conn != conn || !(all || task->state == TASK_COLLECT))
+	TAILQ_FOREACH(task, &session->tasks, link) {
+		if (!all || task->conn != conn ||
+			(task->state != TASK_RUNNING && task->state != TASK_REPLY))
 			continue;
-		if (task->state != TASK_STATUS)
-			scsi_lun_cleared(task->scsi.nexus, task->scsi.lun);
-		if (all && task->state == TASK_RUNNING)
+		scsi_lun_cleared(task->scsi.nexus, task->scsi.lun);
+		if (task->state == TASK_RUNNING)
 			scsi_abandon(&task->scsi);
+		iscsi_task_abort(task);
+	}
+	/* From the start each time: what ends with a task may end others. */
+	while ((task = find_idle(conn, all))) {
+		scsi_lun_cleared(task->scsi.nexus, task->scsi.lun);
 		iscsi_task_abort(task);
 	}
 	iscsi_set_release(session, held);

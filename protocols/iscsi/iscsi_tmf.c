@@ -299,22 +299,38 @@ iscsi_tmf_drop(struct iscsi_conn *conn)
 	}
 }
 
+/* One that ends at once when it is aborted. */
+static struct iscsi_task *
+find_idle(const struct iscsi_session *session, const struct iscsi_tmf *tmf)
+{
+	struct iscsi_task *task;
+
+	TAILQ_FOREACH(task, &session->tasks, link) {
+		if (task->state < TASK_RUNNING && concerns(tmf, task))
+			return task;
+	}
+	return NULL;
+}
+
 static unsigned
 abort_concerned(struct iscsi_session *session, const struct iscsi_tmf *tmf)
 {
-	struct iscsi_task *task, *next;
+	void (*abort)(struct iscsi_task *) = tmf->tas ? iscsi_task_abort_told : iscsi_task_abort;
+	struct iscsi_task *task;
 	bool held = iscsi_set_hold(session);
 	unsigned n = 0;
 
-	for (task = TAILQ_FIRST(&session->tasks); task; task = next) {
-		next = TAILQ_NEXT(task, link);
-		if (!concerns(tmf, task))
-			continue;
+	TAILQ_FOREACH(task, &session->tasks, link) {
+		if (task->state >= TASK_RUNNING && concerns(tmf, task)) {
+			abort(task);
+			n++;
+		}
+	}
+	/* From the start each time: what ends with a task may end others. Told or not, a task is
+	 * not concerned any more. */
+	while ((task = find_idle(session, tmf))) {
+		abort(task);
 		n++;
-		if (tmf->tas)
-			iscsi_task_abort_told(task);
-		else
-			iscsi_task_abort(task);
 	}
 	iscsi_set_release(session, held);
 	return n;
