@@ -239,7 +239,7 @@ iscsi_task_abort(struct iscsi_task *task)
 		break;
 	case TASK_RUNNING:
 		scsi_cancel(&task->scsi);
-		/* fallthrough */
+		__attribute__((fallthrough));
 	case TASK_REPLY:
 		task->aborted = true;
 		task->told = false;
