@@ -438,7 +438,7 @@ iscsi_conn_die(struct iscsi_conn *conn, const char *why)
 	if (conn->dying)
 		return;
 	if (why)
-		log_info("iscsi %s: connection closed: %s", conn->peer, why);
+		log_seldom(LOG_LEVEL_INFO, "iscsi %s: connection closed: %s", conn->peer, why);
 	conn->dying = true;
 	if (conn->state != CONN_FREE)
 		iscsi_conn_event(conn, conn->closing && conn->state == CONN_IN_LOGOUT

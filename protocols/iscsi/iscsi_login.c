@@ -94,8 +94,8 @@ refuse_with(struct iscsi_conn *conn, const uint8_t *bhs, uint16_t status, struct
 {
 	struct iscsi_reply *reply;
 
-	log_info("iscsi %s: login of \"%s\" to \"%s\" refused: %s (%04x)", conn->peer,
-		conn->login ? conn->login->negotiation.names.initiator : "",
+	log_seldom(LOG_LEVEL_INFO, "iscsi %s: login of \"%s\" to \"%s\" refused: %s (%04x)",
+		conn->peer, conn->login ? conn->login->negotiation.names.initiator : "",
 		conn->login ? conn->login->negotiation.names.target : "", describe_status(status),
 		status);
 	reply = new_response(conn, bhs, status);

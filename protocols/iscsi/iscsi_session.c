@@ -225,7 +225,7 @@ run_end(struct loop_task *task)
 	successor = session->successor;
 	pthread_mutex_unlock(&table.lock);
 	if (count_live(session) > 0)
-		log_info("iscsi %s: session of %s is reinstated",
+		log_seldom(LOG_LEVEL_INFO, "iscsi %s: session of %s is reinstated",
 			TAILQ_FIRST(&session->conns)->peer, session->names.initiator);
 	TAILQ_FOREACH(conn, &session->conns, sibling)
 		replace_conn(conn);
@@ -352,8 +352,8 @@ iscsi_session_admit(struct iscsi_session *session, struct iscsi_conn *conn)
 	TAILQ_INSERT_TAIL(&session->conns, conn, sibling);
 	conn->session = session;
 	if (same) {
-		log_info("iscsi %s: connection %u of %s is reinstated", same->peer, same->cid,
-			session->names.initiator);
+		log_seldom(LOG_LEVEL_INFO, "iscsi %s: connection %u of %s is reinstated",
+			same->peer, same->cid, session->names.initiator);
 		replace_conn(same);
 	}
 	return 0;

@@ -110,8 +110,8 @@ run_cold_reset(struct loop_task *task)
 		if (!conn->session || conn->session->params.discovery || conn->id == reset->asker ||
 			strcmp(conn->session->names.target, reset->names.target) != 0)
 			continue;
-		log_info(
-			"iscsi %s: the target was reset by %s", conn->peer, reset->names.initiator);
+		log_seldom(LOG_LEVEL_INFO, "iscsi %s: the target was reset by %s", conn->peer,
+			reset->names.initiator);
 		iscsi_conn_drop(conn);
 	}
 	if (atomic_fetch_sub_explicit(&reset->left, 1, memory_order_acq_rel) == 1)

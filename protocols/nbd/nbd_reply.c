@@ -173,7 +173,7 @@ map_error(const struct nbd_request *request, int rc, const char **text)
 	if (!*text)
 		*text = row->text;
 	if (ours || log_get_level() >= LOG_LEVEL_DEBUG)
-		log_write(ours ? LOG_LEVEL_WARN : LOG_LEVEL_DEBUG,
+		log_seldom(ours ? LOG_LEVEL_WARN : LOG_LEVEL_DEBUG,
 			"%s: volume %s: %s of %" PRIu64 " bytes at %" PRIu64 ": %s (%s)",
 			blk_name(request->conn->blk), volume_name(blk_volume(request->conn->blk)),
 			op < BLK_OPS ? blk_op_name(op) : "command", request->blk.length,

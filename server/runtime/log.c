@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "loop.h"
 
 #define LOG_TEXT 1024                /* a longer message is cut */
 #define LOG_LINE (4 * LOG_TEXT + 32) /* every byte may become \xNN */
@@ -101,21 +102,65 @@ write_line(const char *prefix, const char *text)
 	}
 }
 
-void
-log_write(enum log_level level, const char *format, ...)
+__attribute__((format(printf, 2, 0))) static void
+write_message(enum log_level level, const char *format, va_list ap, unsigned left_out)
 {
 	char text[LOG_TEXT];
 	int saved = errno;
+	int length = vsnprintf(text, sizeof(text), format, ap);
+
+	if (length < 0)
+		text[length = 0] = '\0';
+	if (left_out && (size_t)length < sizeof(text))
+		snprintf(text + length, sizeof(text) - (size_t)length,
+			"; %u lines like this were left out before it", left_out);
+	write_line(line_prefix(level), text);
+	errno = saved;
+}
+
+void
+log_write(enum log_level level, const char *format, ...)
+{
 	va_list ap;
 
 	if (level > log_get_level())
 		return;
 	va_start(ap, format);
-	if (vsnprintf(text, sizeof(text), format, ap) < 0)
-		text[0] = '\0';
+	write_message(level, format, ap, 0);
 	va_end(ap);
-	write_line(line_prefix(level), text);
-	errno = saved;
+}
+
+bool
+log_limit_passes(struct log_limit *limit, uint64_t now, unsigned *left_out)
+{
+	*left_out = 0;
+	if (limit->since == 0 || now - limit->since >= LOG_WINDOW_NS) {
+		*left_out = limit->lines > LOG_BURST ? limit->lines - LOG_BURST : 0;
+		*limit = (struct log_limit){.since = now};
+	}
+	return ++limit->lines <= LOG_BURST;
+}
+
+void
+log_limited(struct log_limit *limit, enum log_level level, const char *format, ...)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	unsigned left_out = 0;
+	bool passes = true;
+	va_list ap;
+
+	if (level > log_get_level())
+		return;
+	if (level < LOG_LEVEL_DEBUG) {
+		pthread_mutex_lock(&lock);
+		passes = log_limit_passes(limit, clock_now(), &left_out);
+		pthread_mutex_unlock(&lock);
+	}
+	if (!passes)
+		return;
+	va_start(ap, format);
+	write_message(level, format, ap, left_out);
+	va_end(ap);
 }
 
 int

@@ -172,6 +172,49 @@ test_journal(void **state)
 	assert_string_equal(read_lines(), "error: e\ni\n");
 }
 
+static void
+test_limit(void **state)
+{
+	struct log_limit limit = {0};
+	uint64_t now = 5 * LOG_WINDOW_NS;
+	unsigned left_out;
+
+	(void)state;
+	for (unsigned i = 0; i < LOG_BURST; i++)
+		assert_true(log_limit_passes(&limit, now + i, &left_out));
+	for (unsigned i = 0; i < 7; i++)
+		assert_false(log_limit_passes(&limit, now + LOG_WINDOW_NS - 1, &left_out));
+	assert_true(log_limit_passes(&limit, now + LOG_WINDOW_NS, &left_out));
+	assert_int_equal(left_out, 7);
+	assert_true(log_limit_passes(&limit, now + 2 * LOG_WINDOW_NS, &left_out));
+	assert_int_equal(left_out, 0);
+}
+
+static unsigned
+count_lines(void)
+{
+	unsigned count = 0;
+
+	read_lines();
+	for (const char *p = lines; (p = strchr(p, '\n')) != NULL; p++)
+		count++;
+	return count;
+}
+
+/* A flood of a peer's making is a few lines; who debugs sees all of it. */
+static void
+test_seldom(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 3 * LOG_BURST; i++)
+		log_seldom(LOG_LEVEL_INFO, "a peer did %u", i);
+	assert_int_equal(count_lines(), LOG_BURST);
+	log_set_level(LOG_LEVEL_DEBUG);
+	for (unsigned i = 0; i < 3 * LOG_BURST; i++)
+		log_seldom(LOG_LEVEL_DEBUG, "a peer did %u", i);
+	assert_int_equal(count_lines(), 3 * LOG_BURST);
+}
+
 int
 main(void)
 {
@@ -182,6 +225,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_long_text, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_errno_is_kept, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_error_set, setup, teardown),
+		cmocka_unit_test(test_limit),
+		cmocka_unit_test_setup_teardown(test_seldom, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_check_aborts, setup, teardown),
 	};
 
