@@ -39,6 +39,7 @@ check() {
 	else
 		number=$((number + 1))
 		echo "not ok $number - $1"
+		# shellcheck disable=SC2001 # of each line
 		echo "${found:-exit status $status}" | sed 's/^#* */#   /'
 	fi
 }
@@ -95,6 +96,7 @@ if start require "${tls[@]}" --tls require m=memory:1G && start allow "${tls[@]}
 	verdict="not ok"
 	[ "$(echo "$nowhere" | wc -w)" -gt $unreached ] || verdict=ok
 	echo "$verdict $number - all but $unreached checks run somewhere"
+	# shellcheck disable=SC2086 # on one line
 	echo "# nowhere:" $nowhere
 else
 	number=$((number + 1))

@@ -101,7 +101,7 @@ fi
 
 if have shellcheck; then
 	for script in autogen.sh .ci/run contrib/deps contrib/quickstart contrib/check contrib/step.sh \
-		tests/lib/*.sh tests/interop/*.sh tests/bench/run tests/vm/*.sh tests/vm/init \
+		tests/lib/*.sh tests/interop/*.sh tests/bench/run tests/conformance/*.sh tests/fuzz/run tests/vm/*.sh tests/vm/init \
 		tests/vm/make_image tests/vm/scenarios/*.sh; do
 		[ ! -f "$script" ] || scripts+=("$script")
 	done
