@@ -100,8 +100,8 @@ answer_status(struct gather *gather)
 	control_answer(question->client,
 		json_pack("{s:s, s:i, s:f, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:s?, s:o, s:o}",
 			"version", PACKAGE_VERSION, "pid", (int)getpid(), "uptime",
-			to_seconds(control_uptime()), "io", storage_engine(), "volumes", volumes, "connections",
-			(int)headcount_total(), "connections_limit",
+			to_seconds(control_uptime()), "io", storage_engine(), "volumes", volumes,
+			"connections", (int)headcount_total(), "connections_limit",
 			(int)question->conf->connections, "memory_used",
 			to_json(storage_memory_used()), "memory_cap", to_json(storage_memory_cap()),
 			"descriptors_limit", to_json(descriptors.rlim_cur), "control",
@@ -134,9 +134,10 @@ describe_volume(const struct served_volume *served)
 		"read_bytes_per_second", to_json(served->read_bytes_rate), "writes_per_second",
 		to_json(served->writes_rate), "write_bytes_per_second",
 		to_json(served->write_bytes_rate), "p99_read",
-		to_seconds(histogram_quantile(&stats.read, 990)), "p99_write",
-		to_seconds(histogram_quantile(&stats.write, 990)), "detail",
-		make_text(stats.detail), "why", make_text(stats.why));
+		to_seconds(histogram_window_quantile(&served->recent_reads, &stats.read, 990)),
+		"p99_write",
+		to_seconds(histogram_window_quantile(&served->recent_writes, &stats.write, 990)),
+		"detail", make_text(stats.detail), "why", make_text(stats.why));
 }
 
 static json_t *
@@ -157,8 +158,9 @@ count_volume(const struct served_volume *served)
 		json_object_update_new(row,
 			json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}",
 				"errors", to_json(stats.errors), "rmw_ops", to_json(stats.rmw_ops),
-				"bounced_bytes", to_json(stats.bounced_bytes), "bytes_read", to_json(stats.bytes_read),
-				"bytes_written", to_json(stats.bytes_written), "p50_read",
+				"bounced_bytes", to_json(stats.bounced_bytes), "bytes_read",
+				to_json(stats.bytes_read), "bytes_written",
+				to_json(stats.bytes_written), "p50_read",
 				to_seconds(histogram_quantile(&stats.read, 500)), "p99_read",
 				to_seconds(histogram_quantile(&stats.read, 990)), "p999_read",
 				to_seconds(histogram_quantile(&stats.read, 999)), "p50_write",

@@ -134,6 +134,8 @@ sample(struct served_volume *served, uint64_t now)
 	served->writes = stats.operations[BLK_WRITE];
 	served->read_bytes = stats.bytes_read;
 	served->write_bytes = stats.bytes_written;
+	histogram_window_turn(&served->recent_reads, &stats.read, now);
+	histogram_window_turn(&served->recent_writes, &stats.write, now);
 }
 
 void

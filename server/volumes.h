@@ -7,6 +7,7 @@
 #include <sys/queue.h>
 
 #include "conf.h"
+#include "histogram.h"
 #include "log.h"
 #include "volume.h"
 
@@ -17,6 +18,7 @@ struct served_volume {
 	/* What a second brought, as of the last sample. */
 	uint64_t reads_rate, writes_rate, read_bytes_rate, write_bytes_rate;
 	uint64_t sampled; /* when; 0: never */
+	struct histogram_window recent_reads, recent_writes;
 	uint64_t reads, writes, read_bytes, write_bytes;
 };
 

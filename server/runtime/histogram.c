@@ -2,6 +2,8 @@
 
 #include "histogram.h"
 
+#include <string.h>
+
 #include "check.h"
 
 #define HISTOGRAM_STEPS 4 /* per power of two */
@@ -116,4 +118,39 @@ histogram_quantile(const struct histogram *h, unsigned permille)
 		rank -= min_u64(rank, n[i]);
 	}
 	return bucket_most(i);
+}
+
+static void
+copy_histogram(struct histogram *to, const struct histogram *from)
+{
+	memset(to, 0, sizeof(*to));
+	histogram_merge(to, from);
+}
+
+void
+histogram_window_turn(struct histogram_window *window, const struct histogram *all, uint64_t now)
+{
+	if (window->turned && now - window->turned < HISTOGRAM_WINDOW_NS)
+		return;
+	if (window->turned) {
+		copy_histogram(&window->older, &window->newer);
+		copy_histogram(&window->newer, all);
+	}
+	window->turned = now;
+}
+
+uint64_t
+histogram_window_quantile(
+	const struct histogram_window *window, const struct histogram *all, unsigned permille)
+{
+	struct histogram recent = {0};
+
+	for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++) {
+		uint32_t now = get_bucket(all, i), then = get_bucket(&window->older, i);
+
+		if (now < then)
+			return histogram_quantile(all, permille);
+		set_bucket(&recent, i, now - then);
+	}
+	return histogram_quantile(&recent, permille);
 }

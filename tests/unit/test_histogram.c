@@ -107,6 +107,48 @@ test_full_bucket(void **state)
 	assert_int_equal(histogram_quantile(&sum, 700), 3);
 }
 
+/* What was slow an hour ago is not slow now, and what is slow now is not lost among what was fast. */
+static void
+window_forgets(void **state)
+{
+	static struct histogram_window window;
+	uint64_t now = 7;
+
+	(void)state;
+	assert_int_equal(histogram_window_quantile(&window, &h, 990), 0);
+	histogram_window_turn(&window, &h, now);
+	for (unsigned i = 0; i < 1000; i++)
+		histogram_add(&h, 1000000);
+	assert_in_range(histogram_window_quantile(&window, &h, 990), 1000000, 1250000);
+	/* Younger than a window: since the start. */
+	histogram_window_turn(&window, &h, now + HISTOGRAM_WINDOW_NS);
+	histogram_window_turn(&window, &h, now + HISTOGRAM_WINDOW_NS + 1);
+	assert_in_range(histogram_window_quantile(&window, &h, 990), 1000000, 1250000);
+	for (unsigned i = 0; i < 50; i++)
+		histogram_add(&h, 100);
+	histogram_window_turn(&window, &h, now + 2 * HISTOGRAM_WINDOW_NS);
+	assert_in_range(histogram_window_quantile(&window, &h, 990), 100, 125);
+	histogram_window_turn(&window, &h, now + 3 * HISTOGRAM_WINDOW_NS);
+	assert_int_equal(histogram_window_quantile(&window, &h, 990), 0);
+}
+
+/* A full histogram has halved its buckets since: what it has now is the answer, not a difference. */
+static void
+window_over_a_halving(void **state)
+{
+	static struct histogram_window window;
+
+	(void)state;
+	for (unsigned i = 0; i < 100; i++)
+		histogram_add(&h, 1000);
+	histogram_window_turn(&window, &h, 1);
+	histogram_window_turn(&window, &h, 1 + HISTOGRAM_WINDOW_NS);
+	histogram_window_turn(&window, &h, 1 + 2 * HISTOGRAM_WINDOW_NS);
+	for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++)
+		h.bucket[i] = h.bucket[i] / 2;
+	assert_in_range(histogram_window_quantile(&window, &h, 990), 1000, 1250);
+}
+
 int
 main(void)
 {
@@ -116,6 +158,8 @@ main(void)
 		cmocka_unit_test_setup(test_quantiles, setup),
 		cmocka_unit_test_setup(test_merge, setup),
 		cmocka_unit_test_setup(test_full_bucket, setup),
+		cmocka_unit_test_setup(window_forgets, setup),
+		cmocka_unit_test_setup(window_over_a_halving, setup),
 	};
 
 	return cmocka_run_group_tests_name("histogram", tests, NULL, NULL);
