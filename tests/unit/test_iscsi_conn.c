@@ -159,6 +159,43 @@ test_disk_stalls_for_minutes(void **state)
 	peer_free(peer);
 }
 
+/* A connection that is not read for want of memory: what it asked before has its answer in time. */
+static void
+test_blocked_reading(void **state)
+{
+	struct peer *peer = peer_session(NULL);
+	uint32_t itt;
+	uint8_t *bhs;
+
+	(void)state;
+	volume_script_hold(world.script, true);
+	for (unsigned i = 0; i < 9; i++) { /* the ninth waits for room */
+		peer_read10(peer, 0, WORLD_SIZE / 512 - 1);
+		put_be32(peer->bhs + BHS_EDTL, 512);
+		itt = peer->itt;
+		peer_send(peer, NULL, 0);
+	}
+	bhs = peer_start(peer, ISCSI_TASK_REQUEST | ISCSI_IMMEDIATE);
+	bhs[BHS_FLAGS] = ISCSI_FINAL | ISCSI_ABORT_TASK;
+	put_be32(bhs + BHS_RTT, itt - 1);
+	peer_send(peer, NULL, 0);
+	peer_start(peer, ISCSI_NOP_OUT | ISCSI_IMMEDIATE); /* its data waits behind the ninth */
+	peer_send(peer, pattern, 4096);
+	virtual_advance(LIMIT_ISCSI_ABORT - 2 * SECOND_NS);
+	peer_expect_nothing(peer);
+	virtual_advance(4 * SECOND_NS);
+	assert_int_equal(
+		peer_expect(peer, ISCSI_TASK_RESPONSE)->bhs[BHS_RESPONSE], ISCSI_FUNCTION_REJECTED);
+	peer_expect_nothing(peer);
+	volume_script_hold(world.script, false);
+	volume_script_complete_all(world.script, 0);
+	for (unsigned i = 0; i < 8; i++)
+		peer_expect(peer, ISCSI_DATA_IN);
+	peer_expect(peer, ISCSI_NOP_IN);
+	peer_expect(peer, ISCSI_DATA_IN);
+	peer_free(peer);
+}
+
 /* Errors of the stream itself, at every moment. */
 static void
 test_stream_errors(void **state)
@@ -417,6 +454,7 @@ main(void)
 		WORLD_TEST(test_data_that_does_not_come),
 		WORLD_TEST(test_output_stalls),
 		WORLD_TEST(test_disk_stalls_for_minutes),
+		WORLD_TEST(test_blocked_reading),
 		WORLD_TEST(test_stream_errors),
 		WORLD_TEST(test_drain),
 		WORLD_TEST(test_drain_by_logout),
