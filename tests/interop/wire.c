@@ -387,11 +387,12 @@ find_capacity(struct wire *wire)
 	uint8_t data[4096] = {0};
 	int rc = 2;
 
-	/* A new nexus finds unit attentions first. */
-	for (unsigned tries = 0; rc == 2 && tries < 8; tries++)
+	/* A new nexus finds unit attentions first; a reset by somebody else raises more. */
+	for (unsigned tries = 0; rc == 2 && tries < 16; tries++) {
 		rc = run_command(wire, test_unit_ready, 0, data);
-	if (!rc)
-		rc = run_command(wire, read_capacity, 32, data);
+		if (!rc)
+			rc = run_command(wire, read_capacity, 32, data);
+	}
 	if (rc)
 		return rc < 0 ? rc : -EPROTO;
 	wire->block_size = get_be32(data + 8);
@@ -400,17 +401,21 @@ find_capacity(struct wire *wire)
 }
 
 static int
-open_iscsi(struct wire *wire, const char *target)
+open_iscsi(struct wire *wire, const char *target, uint32_t isid)
 {
 	uint8_t bhs[BHS], body[8192 + 4];
 	uint32_t first_burst = 65536;
+	size_t hello;
 	int rc;
 
 	if (strlen(target) > 256)
 		return -EINVAL;
 	if (strchr(target, '/'))
 		wire->lun = (uint8_t)atoi(strchr(target, '/') + 1);
-	rc = send_all(wire, wire->out, wire_iscsi_hello(wire->out, 2048, target));
+	hello = wire_iscsi_hello(wire->out, 2048, target);
+	if (isid)
+		put_be32(wire->out + 9, isid);
+	rc = send_all(wire, wire->out, hello);
 	wire->segment_max = 8192;
 	for (unsigned answers = 0; !rc && answers < 8; answers++) {
 		uint32_t length;
@@ -438,12 +443,12 @@ open_iscsi(struct wire *wire, const char *target)
 		rc = send_all(wire, wire->out, BHS);
 	}
 	wire->immediate_max = wire->segment_max < first_burst ? wire->segment_max : first_burst;
-	return rc ? rc : find_capacity(wire);
+	return rc || isid ? rc : find_capacity(wire);
 }
 
 static int
 open_wire(struct wire *wire, enum wire_protocol protocol, const struct wire_layer *layer,
-	const char *address, const char *name)
+	const char *address, const char *name, uint32_t isid)
 {
 	int rc;
 
@@ -457,7 +462,8 @@ open_wire(struct wire *wire, enum wire_protocol protocol, const struct wire_laye
 	if (!wire->in || !wire->out)
 		rc = -ENOMEM;
 	else
-		rc = protocol == WIRE_NBD ? open_nbd(wire, layer, name) : open_iscsi(wire, name);
+		rc = protocol == WIRE_NBD ? open_nbd(wire, layer, name)
+					  : open_iscsi(wire, name, isid);
 	if (rc)
 		wire_close(wire);
 	return rc;
@@ -466,14 +472,20 @@ open_wire(struct wire *wire, enum wire_protocol protocol, const struct wire_laye
 int
 wire_open(struct wire *wire, enum wire_protocol protocol, const char *address, const char *name)
 {
-	return open_wire(wire, protocol, NULL, address, name);
+	return open_wire(wire, protocol, NULL, address, name, 0);
+}
+
+int
+wire_open_again(struct wire *wire, const char *address, const char *name, uint32_t isid)
+{
+	return open_wire(wire, WIRE_ISCSI, NULL, address, name, isid);
 }
 
 int
 wire_open_layered(
 	struct wire *wire, const struct wire_layer *layer, const char *address, const char *name)
 {
-	return open_wire(wire, WIRE_NBD, layer, address, name);
+	return open_wire(wire, WIRE_NBD, layer, address, name, 0);
 }
 
 void
@@ -581,9 +593,8 @@ answer_ping(struct wire *wire, const uint8_t *nop)
 	return 0;
 }
 
-/* RFC 7143 11.14: closes the session, and waits for its end. */
-static void
-log_out(struct wire *wire)
+void
+wire_log_out(struct wire *wire)
 {
 	uint8_t byte;
 	int rc = 0;
@@ -754,7 +765,7 @@ wire_run(struct wire *wire, const struct wire_load *load)
 			rc = take_replies(run);
 	} while (!rc && (!run->finished || run->nidle < load->depth));
 	if (!rc && run->asked) {
-		log_out(wire);
+		wire_log_out(wire);
 		rc = -ESHUTDOWN;
 	}
 	free(run);

@@ -53,6 +53,11 @@ wire_open(struct wire *wire, enum wire_protocol protocol, const char *address, c
 /* The same over NBD with STARTTLS, and the layer from then on. */
 int wire_open_layered(
 	struct wire *wire, const struct wire_layer *layer, const char *address, const char *name);
+/* iSCSI: the same with an ISID that a session may have already, which ends then (RFC 7143 6.3.5).
+ * No command is sent: size and block_size are 0. */
+int wire_open_again(struct wire *wire, const char *address, const char *name, uint32_t isid);
+/* Orderly, RFC 7143 11.14; wire_close() is still due. */
+void wire_log_out(struct wire *wire);
 void wire_close(struct wire *wire);
 
 /* The bytes that open an export: client flags and GO. Returns how many, at most 64 + the name's. */
