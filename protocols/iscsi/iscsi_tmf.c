@@ -322,6 +322,10 @@ abort_concerned(struct iscsi_session *session, const struct iscsi_tmf *tmf)
 
 	TAILQ_FOREACH(task, &session->tasks, link) {
 		if (task->state >= TASK_RUNNING && concerns(tmf, task)) {
+			/* Another's: this session is not asked to wait, and may come to the same
+			 * blocks. */
+			if (tmf->part && task->state == TASK_RUNNING)
+				scsi_abandon(&task->scsi);
 			abort(task);
 			n++;
 		}

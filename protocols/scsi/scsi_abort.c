@@ -129,6 +129,7 @@ run_part(struct loop_task *task)
 	 * has an attention of its own. */
 	if (unit->nexus->abort(unit->nexus->owner, unit, part->tas, part) > 0 && !told)
 		unit->attentions |= ATTENTION_OTHER_CLEARED;
+	scsi_unit_sync(unit); /* what it kept back meanwhile */
 	scsi_nexus_leave(unit);
 }
 

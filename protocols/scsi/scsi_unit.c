@@ -214,11 +214,14 @@ void
 scsi_unit_sync(struct scsi_unit *unit)
 {
 	struct scsi_lu *lu = unit->lu;
+	unsigned kept;
 
 	pthread_mutex_lock(&lu->lock);
+	/* Who hears of a reset may write again: its tasks are to be ended first (scsi_abort.c). */
+	kept = TAILQ_EMPTY(&unit->parts) ? 0 : unit->posted & ATTENTION_RESET;
 	unit->settings = lu->settings;
-	unit->attentions |= unit->posted;
-	unit->posted = 0;
+	unit->attentions |= unit->posted & ~kept;
+	unit->posted = kept;
 	unit->generation = atomic_load_explicit(&lu->generation, memory_order_relaxed);
 	pthread_mutex_unlock(&lu->lock);
 }

@@ -123,6 +123,35 @@ test_commands_cleared(void **state)
 	assert_good(disk_command(disk.other, CDB(OP_TEST_UNIT_READY), NULL, 0));
 }
 
+static void
+begin_reset(void)
+{
+	told = 0;
+	asking = (struct scsi_abort){.done = note_done, .reset = true};
+	assert_int_equal(scsi_abort_others(disk.nexus, lun_0, &asking), 0);
+	scsi_lun_reset(disk.nexus, lun_0);
+}
+
+/* Who hears of a reset may write again at once: its own tasks are ended before it can hear. */
+static void
+test_attention_after_the_end(void **state)
+{
+	struct scsi_unit *unit;
+
+	(void)state;
+	assert_int_equal(scsi_nexus_unit(disk.other, lun_0, &unit), 0);
+	begin_reset();
+	scsi_unit_sync(unit); /* its loop comes by before the message does */
+	assert_int_equal(unit->attentions & ATTENTION_RESET, 0);
+	assert_int_equal(other.calls, 0);
+	virtual_run_until_idle();
+	expect_told(true);
+	assert_int_equal(other.calls, 1);
+	assert_int_equal(unit->attentions & ATTENTION_RESET, ATTENTION_RESET);
+	assert_sense(disk_command(disk.other, CDB(OP_TEST_UNIT_READY), NULL, 0), 6, 0x2903);
+	assert_good(disk_command(disk.other, CDB(OP_TEST_UNIT_READY), NULL, 0));
+}
+
 /* With TAS the tasks' status tells, and no attention. SPC-4 7.5.8 */
 static void
 test_task_aborted_status(void **state)
@@ -279,6 +308,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		ABORT_TEST(test_commands_cleared),
+		ABORT_TEST(test_attention_after_the_end),
 		ABORT_TEST(test_task_aborted_status),
 		ABORT_TEST(test_waits_for_every_nexus),
 		ABORT_TEST(test_deadline),
