@@ -182,6 +182,11 @@ run_nop(struct iscsi_conn *conn, struct iscsi_request *request)
 	/* 11.18: without a tag it asks for nothing; an answer to a ping of ours comes so. */
 	if (itt == ISCSI_TAG_NONE)
 		return;
+	/* 4.3: SendTargets and a logout, nothing else. */
+	if (conn->session->params.discovery) {
+		iscsi_reply_reject(conn, ISCSI_REJECT_PROTOCOL, request->bhs);
+		return;
+	}
 	reply = iscsi_reply_new(conn, ISCSI_NOP_IN, itt);
 	if (!reply)
 		return;

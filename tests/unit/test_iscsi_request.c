@@ -399,7 +399,7 @@ test_commands_in_discovery(void **state)
 	peer_send(peer, NULL, 0);
 	expect_reject(peer, ISCSI_REJECT_PROTOCOL);
 	ping(peer, 0, 0);
-	peer_expect(peer, ISCSI_NOP_IN);
+	expect_reject(peer, ISCSI_REJECT_PROTOCOL);
 	peer_free(peer);
 }
 
