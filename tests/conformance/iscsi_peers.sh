@@ -29,7 +29,7 @@ row() {
 	: >"$dir/all"
 	for group in $("$iscsicheck" --list | awk '!seen[$2]++ {print $2}'); do
 		[ $# -lt 3 ] || reaches || "$3"
-		"$iscsicheck" --deadline 3 --only "$group" "$2" >"$dir/out" 2>"$dir/err"
+		"$iscsicheck" --deadline 10 --only "$group" "$2" >"$dir/out" 2>"$dir/err"
 		grep -q '^1\.\.' "$dir/out" || echo "    $group: $(cat "$dir/err")"
 		cat "$dir/out" >>"$dir/all"
 		[ "$verbose" = no ] || grep -E '^not ok|# warn|^#   (sent|expected|got)' "$dir/out" | sed 's/^/    /'
@@ -48,7 +48,7 @@ rows() {
 
 # Does it still answer a first login?
 reaches() {
-	"$iscsicheck" --deadline 3 --only L01 "iscsi://$address/$iqn/$lun" >/dev/null 2>&1
+	"$iscsicheck" --deadline 10 --only L01 "iscsi://$address/$iqn/$lun" >/dev/null 2>&1
 }
 
 start_slabd() {
@@ -148,7 +148,7 @@ CONF
   Netmask ALL
 CONF
 		write_unit 1 disk None None
-		write_unit 2 disk-chap "CHAP Mutual" AuthGroup1
+		write_unit 2 disk-chap CHAP AuthGroup1
 	} >"$dir/istgt/istgt.conf"
 	istgt -D -c "$dir/istgt/istgt.conf" -p "$dir/istgt/pid" >"$dir/istgt/log" 2>&1 &
 	peer=$!

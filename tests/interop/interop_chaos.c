@@ -5,11 +5,13 @@
  */
 #include "config.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "chaos.h"
 #include "harness.h"
@@ -125,8 +127,33 @@ read_slabs(char *out, size_t size)
 	}
 }
 
+/* What each descriptor is, to be told where there are more than before. */
+static void
+list_descriptors(char *out, size_t size)
+{
+	char path[64], name[256];
+	struct dirent *entry;
+	size_t used = 0;
+	DIR *dir;
+
+	out[0] = '\0';
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)server.pid);
+	dir = opendir(path);
+	while (dir && (entry = readdir(dir))) {
+		ssize_t n = readlinkat(dirfd(dir), entry->d_name, name, sizeof(name) - 1);
+
+		if (n > 0 && used + 300 < size) {
+			name[n] = '\0';
+			used += (size_t)snprintf(
+				out + used, size - used, " %s:%s", entry->d_name, name);
+		}
+	}
+	if (dir)
+		closedir(dir);
+}
+
 struct state {
-	char slabs[8192];
+	char slabs[8192], names[8192];
 	unsigned descriptors;
 	uint64_t rss;
 };
@@ -137,6 +164,7 @@ take_state(struct state *state)
 	read_slabs(state->slabs, sizeof(state->slabs));
 	state->descriptors = server_descriptors(&server);
 	state->rss = server_rss(&server);
+	list_descriptors(state->names, sizeof(state->names));
 }
 
 static bool
@@ -160,6 +188,8 @@ test_return_to_base(const struct state *before)
 		tap_note("before:\n%safter:\n%s", before->slabs, after.slabs);
 	tap_ok(after.descriptors <= before->descriptors, "descriptors are: %u before, %u after",
 		before->descriptors, after.descriptors);
+	if (after.descriptors > before->descriptors)
+		tap_note("before:%s; after:%s", before->names, after.names);
 	if (sanitized())
 		tap_skip("a sanitizer keeps what was freed", "resident memory is");
 	else

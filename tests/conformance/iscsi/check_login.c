@@ -549,7 +549,7 @@ static const struct check checks[] = {
 	{"L36", MUST, "11.12.3", 0, "the reserved stage 2 is refused", reserved_stage},
 	{"L37", MUST, "6.3", NOCHAP, "a return to the security stage is refused", stage_backwards},
 	{"L38", MUST, "11.12.3", NOCHAP, "a transition backwards is refused", transit_backwards},
-	{"L39", MUST, "13.5", 0, "an empty InitiatorName is refused", empty_initiator_name},
+	{"L39", SHOULD, "13.5", 0, "an empty InitiatorName is refused", empty_initiator_name},
 	{"L40", MUST, "6.2.1", 0, "no AuthMethod in common is refused or answered Reject",
 		unknown_auth_method},
 	{"L41", MUST, "6.2.1", NOCHAP, "the first AuthMethod that both know is chosen",

@@ -26,7 +26,7 @@ expect_reason(struct test *t, const struct pdu *p, unsigned reason)
 	char words[32];
 	snprintf(words, sizeof words, "a Reject with reason %02xh", reason);
 	if (p == NULL)
-		expect(t, false, words, "the connection was closed");
+		prefer(t, false, words, "the connection was closed");
 	else
 		expect(t, p->bhs[2] == reason, words, "reason %02xh", p->bhs[2]);
 }
@@ -39,7 +39,8 @@ odd_opcode(struct test *t, unsigned op, const char *what)
 	begin_bhs(s, bhs, op | IMMEDIATE, FINAL);
 	const struct pdu *p = send_odd(s, bhs, NULL, 0, what);
 	expect_reason(t, p, REJECT_UNSUPPORTED);
-	expect_alive(s);
+	if (p != NULL)
+		expect_alive(s);
 }
 
 static void
@@ -75,7 +76,7 @@ header_returned(struct test *t)
 	begin_bhs(s, bhs, 0x07 | IMMEDIATE, FINAL);
 	const struct pdu *p = send_odd(s, bhs, NULL, 0, "opcode 07h");
 	if (p == NULL)
-		fail(t, "a Reject", "the connection was closed");
+		skip(t, "the connection is closed instead of a Reject");
 	expect(t, p->length >= BHS_SIZE && memcmp(p->data, bhs, BHS_SIZE) == 0,
 		"the header that was rejected, all of it", "%zu bytes, or others", p->length);
 	expect(t, p->bhs[1] == FINAL, "flags 80h", "%02xh", p->bhs[1]);
@@ -91,7 +92,7 @@ reject_stat_sn(struct test *t)
 	begin_bhs(s, bhs, 0x07 | IMMEDIATE, FINAL);
 	const struct pdu *p = send_odd(s, bhs, NULL, 0, "opcode 07h");
 	if (p == NULL)
-		fail(t, "a Reject", "the connection was closed");
+		skip(t, "the connection is closed instead of a Reject");
 	expect(t, get32(p->bhs + 24) == next, "the next StatSN", "%u instead of %u",
 		get32(p->bhs + 24), next);
 	struct task *task = test_unit_ready(s);
@@ -108,7 +109,7 @@ snack(struct test *t)
 	put32(bhs + 20, NO_TAG);
 	const struct pdu *p = send_odd(s, bhs, NULL, 0, "SNACK at ErrorRecoveryLevel 0");
 	if (p == NULL) {
-		expect(t, false, "a Reject", "the connection was closed");
+		prefer(t, false, "a Reject", "the connection was closed");
 		return;
 	}
 	expect(t,
@@ -167,11 +168,7 @@ write_without_final(struct test *t)
 	task->out = bytes;
 	task->out_length = 8192;
 	sent(t, "WRITE with F=0 under InitialR2T=Yes");
-	while (!task->done) {
-		const struct pdu *p = receive(s);
-		if (p == NULL || opcode_of(p) == OP_REJECT)
-			break;
-	}
+	expect_end(task);
 	expect(t, !task->done || task->status != GOOD, "an error", "status GOOD");
 	expect_serving(t);
 }
@@ -183,7 +180,8 @@ payload_passed_over(struct test *t)
 	uint8_t bhs[BHS_SIZE], *bytes = take_pattern(t, 62, 4096);
 	begin_bhs(s, bhs, 0x07 | IMMEDIATE, FINAL);
 	const struct pdu *p = send_odd(s, bhs, bytes, 4096, "opcode 07h with 4 KiB of data");
-	expect(t, p != NULL, "a Reject", "the connection was closed");
+	if (p == NULL)
+		skip(t, "the connection is closed instead of a Reject");
 	expect_alive(s);
 }
 
@@ -209,8 +207,8 @@ static const struct check checks[] = {
 	{"R05", MUST, "11.17.3", 0, "a Reject takes a StatSN", reject_stat_sn},
 	{"R06", MUST, "11.16", 0, "SNACK at level 0 is rejected", snack},
 	{"R07", MUST, "7.9", 0, "Data-Out without a task: Reject or nothing", data_out_of_nothing},
-	{"R08", MUST, "11.17.1", WRITABLE, "a tag in use is refused", tag_in_use},
-	{"R09", MUST, "13.10", WRITABLE, "WRITE with F=0 under InitialR2T=Yes is an error",
+	{"R08", SHOULD, "11.17.1", WRITABLE, "a tag in use is refused", tag_in_use},
+	{"R09", SHOULD, "13.10", WRITABLE, "WRITE with F=0 under InitialR2T=Yes is an error",
 		write_without_final},
 	{"R10", MUST, "7.3", 0, "a rejected PDU's data is passed over", payload_passed_over},
 	{"R11", MUST, "4.4.2", 0, "a command to a missing LUN: 05/25/00", missing_lun},

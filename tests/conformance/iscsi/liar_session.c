@@ -159,7 +159,7 @@ execute(struct peer *p, const struct pdu *pdu)
 {
 	unsigned op = pdu->bhs[0] & 0x3f;
 	bool unit = op == COMMAND || op == MANAGEMENT;
-	if (p->discovery && unit && !lying(LIE_DISCOVERY_COMMAND))
+	if (p->discovery && (unit || op == NOP_OUT) && !lying(LIE_DISCOVERY_COMMAND))
 		return give_reject(p, pdu, 0x04);
 	if (unit && has_task(p, (uint32_t)load(pdu->bhs + 16, 4)))
 		return give_reject(p, pdu, 0x07);

@@ -117,6 +117,9 @@ struct task *submit(struct session *s, const uint8_t *cdb, unsigned flags, uint3
 	const void *immediate, size_t immediate_length);
 /* Its end, or with manual an R2T. */
 void await(struct task *task);
+/* After what a target may refuse in several ways: a status, a Reject or the end. None of them within a
+ * second is a warn. */
+void expect_end(struct task *task);
 void data_out(
 	struct task *task, uint32_t ttt, uint32_t sn, size_t offset, size_t length, unsigned flags);
 /* All that the R2T asks for, in segments that the target takes. */

@@ -7,6 +7,7 @@ enum {
 	TEST_UNIT_READY = 0x00,
 	READ_10 = 0x28,
 	WRITE_10 = 0x2a,
+	PATIENCE_MS = 1000,
 };
 
 void
@@ -63,6 +64,22 @@ await(struct task *task)
 		if (opcode_of(p) == OP_REJECT && p->length >= BHS_SIZE &&
 			get32(p->data + 16) == task->tag)
 			fail(s->test, "a SCSI Response", "a Reject with reason %02xh", p->bhs[2]);
+	}
+}
+
+void
+expect_end(struct task *task)
+{
+	struct session *s = task->session;
+	while (!task->done) {
+		if (conn_is_quiet(s->conn, PATIENCE_MS)) {
+			prefer(s->test, false, "an error, a Reject or the connection's end",
+				"nothing");
+			return;
+		}
+		const struct pdu *p = receive(s);
+		if (p == NULL || opcode_of(p) == OP_REJECT)
+			return;
 	}
 }
 
