@@ -103,30 +103,14 @@ start_tgt() {
 		"${tgtadm[@]}" --op bind --mode account --tid 2 --user thetarget --outgoing
 }
 
-# write_unit NUMBER NAME AUTH-METHOD AUTH-GROUP
-write_unit() {
-	truncate -s 64M "$dir/istgt/$1.img"
-	cat <<CONF
-[LogicalUnit$1]
-  TargetName $2
-  Mapping PortalGroup1 InitiatorGroup1
-  AuthMethod $3
-  AuthGroup $4
-  UnitType Disk
-  LUN0 Storage $dir/istgt/$1.img Auto
-CONF
-}
-
+# Without CHAP: it takes no one-way login to a target that has a secret of its own.
 start_istgt() {
 	end_peer
 	mkdir -p "$dir/istgt"
-	cat >"$dir/istgt/auth.conf" <<CONF
-[AuthGroup1]
-  Auth "alice" "secretsecret12" "thetarget" "targetsecret12"
-CONF
+	truncate -s 64M "$dir/istgt/1.img"
+	: >"$dir/istgt/auth.conf"
 	chmod 600 "$dir/istgt/auth.conf"
-	{
-		cat <<CONF
+	cat >"$dir/istgt/istgt.conf" <<CONF
 [Global]
   NodeBase iqn.2026-11.localhost.peers
   PidFile $dir/istgt/pid
@@ -146,10 +130,14 @@ CONF
 [InitiatorGroup1]
   InitiatorName ALL
   Netmask ALL
+[LogicalUnit1]
+  TargetName disk
+  Mapping PortalGroup1 InitiatorGroup1
+  AuthMethod None
+  AuthGroup None
+  UnitType Disk
+  LUN0 Storage $dir/istgt/1.img Auto
 CONF
-		write_unit 1 disk None None
-		write_unit 2 disk-chap CHAP AuthGroup1
-	} >"$dir/istgt/istgt.conf"
 	istgt -D -c "$dir/istgt/istgt.conf" -p "$dir/istgt/pid" >"$dir/istgt/log" 2>&1 &
 	peer=$!
 	wait_for_port $((port + 1))
@@ -181,5 +169,6 @@ if have tgtd; then
 fi
 if have istgt; then
 	start_istgt
-	rows "istgt $(istgt -V 2>&1 | awk '{print $NF; exit}')" "127.0.0.1:$((port + 1))" 0 start_istgt
+	address=127.0.0.1:$((port + 1)) lun=0
+	row "istgt $(istgt -V 2>&1 | awk '{print $NF; exit}')" "iscsi://$address/$iqn/$lun" start_istgt
 fi
