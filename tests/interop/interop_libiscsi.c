@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "clients.h"
 
@@ -268,6 +269,78 @@ test_abort_task(void)
 		complete ? "no status after that" : "the task is answered");
 }
 
+/* One volume behind CHAP, one-way or mutual. */
+static void
+start_guarded(void)
+{
+	static char config[160];
+	const char *args[] = {"-c", config, NULL};
+	FILE *file;
+
+	snprintf(config, sizeof(config), "%s/chap.yaml", server.dir);
+	file = fopen(config, "we");
+	if (!file)
+		tap_bail("%s", config);
+	fprintf(file,
+		"volumes:\n  disk0: {backend: memory, size: 64M}\niscsi:\n  targets:\n    " TARGET
+		":\n      luns: {0: disk0}\n"
+		"      chap: [{user: alice, secret: open sesame 1}]\n"
+		"      mutual_chap: {user: target, secret: open sesame 2}\n");
+	fclose(file);
+	chmod(config, 0600);
+	server_start(&server, args);
+}
+
+/* A session with CHAP and header digests; NULL where it is refused. */
+static struct iscsi_context *
+log_in(const char *user, const char *secret, const char *target_secret)
+{
+	struct iscsi_context *context = iscsi_create_context("iqn.2026-11.localhost.chap");
+
+	if (!context || iscsi_set_targetname(context, TARGET) ||
+		iscsi_set_session_type(context, ISCSI_SESSION_NORMAL) ||
+		iscsi_set_header_digest(context, ISCSI_HEADER_DIGEST_CRC32C) ||
+		(user && iscsi_set_initiator_username_pwd(context, user, secret)) ||
+		(target_secret && iscsi_set_target_username_pwd(context, "target", target_secret)))
+		tap_bail("libiscsi: no context");
+	iscsi_set_noautoreconnect(context, 1);
+	if (iscsi_full_connect_sync(context, server.iscsi, 0)) {
+		iscsi_destroy_context(context);
+		return NULL;
+	}
+	return context;
+}
+
+static void
+test_chap(void)
+{
+	static const struct {
+		const char *words, *user, *secret, *target_secret;
+		bool let_in;
+	} cases[] = {
+		{"CHAP", "alice", "open sesame 1", NULL, true},
+		{"mutual CHAP", "alice", "open sesame 1", "open sesame 2", true},
+		{"a wrong secret is refused", "alice", "open sesame 3", NULL, false},
+		{"an unknown user is refused", "carol", "open sesame 1", NULL, false},
+		{"nobody is refused", NULL, NULL, NULL, false},
+		{"a target with another secret is not believed", "alice", "open sesame 1",
+			"open sesame 3", false},
+	};
+
+	start_guarded();
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		iscsi = log_in(cases[i].user, cases[i].secret, cases[i].target_secret);
+		tap_ok((iscsi != NULL) == cases[i].let_in, "%s", cases[i].words);
+		if (!iscsi)
+			continue;
+		tap_ok(good(iscsi_write16_sync(iscsi, 0, 8, data, 65536, 512, 0, 0, 0, 0, 0)) &&
+				reads(4096, 65536, data),
+			"and I/O with header digests");
+		client_iscsi_close(iscsi);
+	}
+	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
+}
+
 int
 main(void)
 {
@@ -302,5 +375,6 @@ main(void)
 	test_provisioning();
 	client_iscsi_close(iscsi);
 	tap_ok(server_stop(&server, SIGTERM) == 0, "slabd ends well");
+	test_chap();
 	return tap_done();
 }

@@ -740,7 +740,7 @@ static const struct check checks[] = {
 	{"D35", MUST, "11.4.5.1", 0, "TEST UNIT READY with R: U and all of it", nothing_as_read},
 	{"D36", MUST, "11.4.5.1", 0, "TEST UNIT READY with W: U and all of it", nothing_as_write},
 	{"D37", SHOULD, "11.4.5.1", 0, "a failed READ: U and all of it", error_residual},
-	{"D38", MUST, "11.4.7.1", 0, "CHECK CONDITION comes with its sense", sense_with_status},
+	{"D38", MUST, "11.4.7", 0, "CHECK CONDITION comes with its sense", sense_with_status},
 	{"D39", MUST, "11.3.6", WRITABLE | BURSTY, "a failed WRITE's immediate data is passed over",
 		error_with_data_pending},
 	{"D40", MUST, "11.2.2.4", 0, "a bidirectional command is answered", bidirectional},

@@ -133,6 +133,6 @@ static const struct check checks[] = {
 	{"O06", MUST, "11.15", 0, "the response's flags and StatSN", fields},
 	{"O07", MUST, "11.14", QUEUES, "a logout behind commands is answered", after_commands},
 	{"O08", MUST, "11.14", 0, "nothing comes after the Logout Response", nothing_after},
-	{"O09", MUST, "6.3.6", 0, "the session is gone: its TSIH is refused", session_gone},
+	{"O09", MUST, "11.12.6", 0, "the session is gone: its TSIH is refused", session_gone},
 };
 const struct group logout_group = {"logout", "RFC 7143", checks, COUNT_OF(checks)};

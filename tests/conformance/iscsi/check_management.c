@@ -299,7 +299,7 @@ static const struct check checks[] = {
 		abort_set_spares_others},
 	{"M08", MUST, "11.5.1", WRITABLE, "CLEAR TASK SET ends the tasks", clear_set},
 	{"M09", MUST, "11.5.1", WRITABLE, "LOGICAL UNIT RESET ends the tasks", reset_lun},
-	{"M10", MUST, "4.2.3.3", 0, "LOGICAL UNIT RESET is told to other sessions: 29h",
+	{"M10", MUST, "11.5.1", 0, "LOGICAL UNIT RESET is told to other sessions: 29h",
 		reset_tells_others},
 	{"M18", MUST, "4.2.3.3", WRITABLE, "LOGICAL UNIT RESET ends other sessions' writes too",
 		lun_reset_hits_others},
