@@ -106,8 +106,10 @@ conn_open(struct test *t)
 {
 	int error = 0;
 	int fd = target_connect(t->target, t->deadline_ns - now_ns(), &error);
-	if (fd < 0)
+	if (fd < 0) {
+		t->refused = true;
 		fail(t, "a connection", "%s", error != 0 ? gai_strerror(error) : strerror(errno));
+	}
 	struct conn *c = calloc(1, sizeof *c);
 	if (c == NULL) {
 		close(fd);

@@ -55,29 +55,39 @@ keep() {
 	wait_for_socket "$socket"
 }
 
-# innocent URI: how many of the FAILs pass when they are run alone; of one that killed the server, those
-# after it fail for that reason alone.
-innocent() {
-	local id count=0
+# again URI [OPTION...]: the server has died, and lives again. What failed then, or found it gone, is run
+# alone.
+again() {
+	local id
+	grep -vE '^not ok|^#   |# SKIP the server is gone' "$dir/out" >"$dir/again"
 	while read -r id; do
 		sleep 0.5
-		! "$nbdcheck" --only "$id" "$1" | grep -qE '^ok ' || count=$((count + 1))
-	done < <(sed -nE 's/^not ok [0-9]+ - ([A-Z][0-9]+) .*/\1/p' "$dir/out")
-	echo "$count"
+		"$nbdcheck" "${@:2}" --only "$id" "$1" | grep -E '^(not )?ok |^#   ' >>"$dir/again"
+	done < <(sed -nE '/^not ok|# SKIP the server is gone/s/^[a-z ]+ [0-9]+ - ([A-Z][0-9]+) .*/\1/p' "$dir/out")
+	mv "$dir/again" "$dir/out"
 }
 
 # row NAME URI [OPTION...]
 row() {
-	local name=$1 innocent=0
+	local name=$1
 	"$nbdcheck" "${@:3}" "$2" >"$dir/out" 2>"$dir/err"
 	sleep 2 # an abort takes its time
 	if [ -s "$deaths" ]; then
-		name="$name; it died" innocent=$(innocent "$2")
+		name="$name; it died"
+		again "$2" "${@:3}"
 	fi
-	awk -v name="$name" -v innocent="$innocent" '/^# [0-9]+ checks/ {
-		printf "| %s | %s | %s | %s | %s | %s |\n", name, $2, $4 + innocent, $6 - innocent, $8, $10
-		found = 1
-	} END { if (!found) printf "| %s | cannot be reached |\n", name }' "$dir/out"
+	awk -v name="$name" '
+		/^(not )?ok / { count++ }
+		/^not ok / { fail++ }
+		/^ok .*# SKIP / { skip++ }
+		/^ok .*# warn: / { warn++ }
+		END {
+			if (count)
+				printf "| %s | %d | %d | %d | %d | %d |\n", name, count,
+					count - fail - warn - skip, fail, warn, skip
+			else
+				printf "| %s | cannot be reached |\n", name
+		}' "$dir/out"
 	[ "$verbose" = no ] || grep -E '^not ok|# warn|^#   (sent|expected|got)' "$dir/out" | sed 's/^/    /'
 }
 

@@ -24,6 +24,7 @@ start_liar truth
 start_liar lie --lie wrong-cookie
 start_liar warning --lie read-past-end-enospc
 start_liar locked --require-tls
+start_liar mortal --lie reset-kills-server
 truth="nbd+unix:///truth?socket=$dir/truth"
 
 is "--list exits 0" 0 "$(status --list)"
@@ -43,6 +44,8 @@ is "an unknown option is a usage error" 2 "$(status --nonsense "$truth")"
 is "an unknown check is a usage error" 2 "$(status --only H01,NONSENSE "$truth")"
 is "and is named" 1 "$(grep -c '"NONSENSE"' "$dir/err")"
 is "a deadline of 0 is a usage error" 2 "$(status --deadline 0 "$truth")"
+is "a seed that is no number is a usage error" 2 "$(status --seed 12x "$truth")"
+is "and is named" 1 "$(grep -c -- '--seed 12x' "$dir/err")"
 is "two URIs are a usage error" 2 "$(status "$truth" "$truth")"
 
 is "another scheme is refused" 2 "$(status http://localhost/)"
@@ -74,6 +77,25 @@ is "its line is ok with a warn" 1 "$(grep -c '^ok 1 - E01 .*: SHOULD) # warn: ' 
 is "a warn exits 1 with --strict" 1 "$(status --strict --only E01 "nbd+unix:///?socket=$dir/warning")"
 is "a skip is told with its reason" 1 \
 	"$(status --only T03 "$truth" >/dev/null; grep -c '^ok 1 - T03 .*# SKIP no TLS offered$' "$dir/out")"
+
+is "a server that dies fails" 1 "$(status --only Z13,Z14,Z15,Z16 "nbd+unix:///?socket=$dir/mortal")"
+is "for one check, or two" yes "$(grep -c '^not ok' "$dir/out" | grep -qx '[12]' && echo yes)"
+is "and what would have come next is skipped" 1 \
+	"$(grep -c '^ok 4 - Z16 .*# SKIP the server is gone: Connection refused$' "$dir/out")"
+
+if command -v openssl >/dev/null; then
+	openssl req -x509 -newkey rsa:2048 -nodes -keyout "$dir/key.pem" -out "$dir/cert.pem" -days 2 \
+		-subj /CN=localhost >"$dir/out" 2>&1
+	"$build/slabd" --nbd "unix:$dir/strict" --iscsi none --control none --tls-cert "$dir/cert.pem" \
+		--tls-key "$dir/key.pem" --tls-ca "$dir/cert.pem" a=memory:1M 2>"$dir/strict.err" &
+	started+=($!)
+	for _ in $(seq 200); do
+		grep -qs '^ready$' "$dir/strict.err" && break
+		sleep 0.05
+	done
+	is "a server that wants a certificate exits 2" 2 "$(status "nbds+unix:///a?socket=$dir/strict")"
+	is "and that is told" 1 "$(grep -c 'certificate required' "$dir/err")"
+fi
 
 status --read-only "$truth" >/dev/null
 is "--read-only writes nothing" "0 0" "$(grep -c 'overwrites' "$dir/out") $(grep -c '^not ok' "$dir/out")"

@@ -18,7 +18,9 @@ void
 test_run(struct test *t, void (*run)(struct test *t), double seconds)
 {
 	t->verdict = PASS;
-	t->expected[0] = t->got[0] = t->sent[0] = '\0';
+	t->expected[0] = t->got[0] = '\0';
+	t->refused = false;
+	sent(t, "nothing yet");
 	t->deadline_ns = now_ns() + (int64_t)(seconds * 1e9);
 	LIST_INIT(&t->memory);
 	LIST_INIT(&t->conns);

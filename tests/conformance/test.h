@@ -48,6 +48,7 @@ struct test {
 
 	enum verdict verdict;
 	char expected[256], got[512], sent[256]; /* of a FAIL or a warn; got alone for a skip */
+	bool refused;                            /* it ended because no connection could be made */
 
 	jmp_buf end;
 	LIST_HEAD(, memory) memory;

@@ -94,7 +94,7 @@ uint32_t
 option_ask(struct session *s, uint32_t option, const void *data, size_t length)
 {
 	uint32_t type = option_try(s, option, data, length);
-	expect(s->test, type != 0, "a reply to the option", "the connection was closed");
+	expect(s->test, type != 0, "a reply to the option", "%s", conn_tls_error(s->conn));
 	return type;
 }
 
