@@ -99,15 +99,16 @@ check() {
 	fi
 }
 
-# check_fails WORDS COMMAND...: the command must fail, not by a signal.
+# check_fails WORDS COMMAND...: the command must fail within 2 minutes, not by a signal.
 check_fails() {
-	local words=$1 rc=0
+	local words=$1 rc=0 limit=()
 	shift
-	"$@" >"$dir/out" 2>"$dir/err" </dev/null || rc=$?
-	if [ "$rc" -gt 0 ] && [ "$rc" -lt 126 ]; then
+	[ "$(type -t "$1")" != file ] || limit=(timeout --kill-after=5 120)
+	"${limit[@]}" "$@" >"$dir/out" 2>"$dir/err" </dev/null || rc=$?
+	if [ "$rc" -gt 0 ] && [ "$rc" -lt 124 ]; then
 		ok "$words"
 	else
-		echo "exit status $rc of: $*" >>"$dir/err"
+		echo "exit status $rc (124: took too long) of: $*" >>"$dir/err"
 		not_ok "$words" "$dir/err"
 		return 1
 	fi
