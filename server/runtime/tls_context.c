@@ -314,19 +314,19 @@ find_psk_13(SSL *ssl, const unsigned char *identity, size_t length, SSL_SESSION 
 {
 	static const unsigned char aes_128_gcm_sha256[] = {0x13, 0x01};
 	const struct tls_psk *psk = find_psk(ssl, identity, length);
-	SSL_SESSION *new;
+	SSL_SESSION *made;
 
 	*session = NULL;
 	if (!psk)
 		return 1;
-	new = SSL_SESSION_new();
-	if (new &&SSL_SESSION_set1_master_key(new, psk->key, psk->length) &&
-		SSL_SESSION_set_cipher(new, SSL_CIPHER_find(ssl, aes_128_gcm_sha256)) &&
-		SSL_SESSION_set_protocol_version(new, TLS1_3_VERSION)) {
-		*session = new;
+	made = SSL_SESSION_new();
+	if (made && SSL_SESSION_set1_master_key(made, psk->key, psk->length) &&
+		SSL_SESSION_set_cipher(made, SSL_CIPHER_find(ssl, aes_128_gcm_sha256)) &&
+		SSL_SESSION_set_protocol_version(made, TLS1_3_VERSION)) {
+		*session = made;
 		return 1;
 	}
-	SSL_SESSION_free(new);
+	SSL_SESSION_free(made);
 	return 0;
 }
 
