@@ -66,8 +66,8 @@ may_include "storage includes include/ and its own" storage \
 	'(storage|[a-z_]+)\.h|(\.\./)?(storage|backends|layers)/[a-z_]+\.h|\.\./[a-z_]+\.h'
 may_include "server/runtime includes include/ and its own" server/runtime '[a-z_]+\.h'
 
-only "only loop.c and the metrics endpoint include libevent" 'event2?/.*|event\.h' \
-	'server/runtime/loop\.c|server/metrics\.c'
+only "only the loop and the metrics endpoint include libevent" 'event2?/.*|event\.h' \
+	'server/runtime/loop[a-z_]*\.[ch]|server/metrics\.c'
 only "only TLS and CHAP include OpenSSL" 'openssl/.*' \
 	'server/runtime/(stream_tls\.c|tls_context\.c|tls_openssl\.h|tls_records\.[ch])|protocols/iscsi/iscsi_chap\.c|tests/(unit|bench|fuzz)/.*(tls|chap).*'
 only "only the digests include ISA-L" 'isa-l/.*|isa-l\.h' 'protocols/iscsi/.*|tests/unit/test_iscsi.*'
