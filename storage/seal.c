@@ -1,6 +1,6 @@
 /*
- * Sealing (block.h): the volume is frozen until what is in flight is over, then nobody but the handle
- * that sealed it passes the first check of a request. A seal may outlive its handle.
+ * Sealing (block.h): the volume is frozen until what is in flight is over, then nobody but the
+ * handle that sealed it passes the first check of a request. A seal may outlive its handle.
  */
 #include "config.h"
 

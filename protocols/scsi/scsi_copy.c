@@ -1,6 +1,6 @@
 /*
- * EXTENDED COPY: extents are moved inside slabd, a piece at a time, between the units that the nexus
- * sees. Holes are not read, and stay holes. SPC-4 6.4
+ * EXTENDED COPY: extents are moved inside slabd, a piece at a time, between the units that the
+ * nexus sees. Holes are not read, and stay holes. SPC-4 6.4
  */
 #include "config.h"
 
@@ -172,7 +172,10 @@ read_piece(struct scsi_copy *copy)
 		copy->from_offset + place_of(copy, length), length, read_done);
 }
 
-/* From the front an extent is taken as long as it is; from the back, only a piece that is all hole. */
+/*
+ * From the front an extent is taken as long as it is; from the back, only a piece that is all
+ * hole.
+ */
 static void
 extents_done(struct blk_request *request)
 {

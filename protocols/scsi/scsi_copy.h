@@ -1,6 +1,6 @@
 /*
- * What the files of EXTENDED COPY share: a copy, from its parameter list to what RECEIVE COPY RESULTS
- * tells of it. SPC-4 5.17. All of it is on the loop of the nexus that asked.
+ * What the files of EXTENDED COPY share: a copy, from its parameter list to what RECEIVE COPY
+ * RESULTS tells of it. SPC-4 5.17. All of it is on the loop of the nexus that asked.
  */
 #ifndef SLABD_SCSI_COPY_H
 #define SLABD_SCSI_COPY_H

@@ -56,7 +56,10 @@ parse_lid1(struct scsi_task *task, struct scsi_copy *copy, const uint8_t *list, 
 	return parse_usage(task, copy, list[1], 0);
 }
 
-/* SPC-4 6.4.3.3; status comes when the copy is done (IMMED is 0), without sense data (G_SENSE is 0). */
+/*
+ * SPC-4 6.4.3.3; status comes when the copy is done (IMMED is 0), without sense data (G_SENSE is
+ * 0).
+ */
 static bool
 parse_lid4(struct scsi_task *task, struct scsi_copy *copy, const uint8_t *list, struct header *h)
 {
@@ -93,8 +96,8 @@ is_wanted(const uint8_t uuid[16], const void *arg)
 }
 
 /*
- * The unit that an identification descriptor names (SPC-4 6.4.5.2), among those that this nexus sees:
- * for it there are no others (promises R11). Returns 0 or what is wrong with it.
+ * The unit that an identification descriptor names (SPC-4 6.4.5.2), among those that this nexus
+ * sees: for it there are no others (promises R11). Returns 0 or what is wrong with it.
  */
 static uint16_t
 find_target(struct scsi_task *task, const uint8_t *d, struct scsi_unit **unit)

@@ -1,4 +1,7 @@
-/* RECEIVE COPY RESULTS, and the Third-party Copy page: how copies went, and what can be copied. SPC-4 */
+/*
+ * RECEIVE COPY RESULTS, and the Third-party Copy page: how copies went, and what can be copied.
+ * SPC-4
+ */
 #include "config.h"
 
 #include "scsi/scsi_copy.h"

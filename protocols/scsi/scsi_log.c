@@ -164,8 +164,8 @@ put_statistics(struct log *log)
 }
 
 /*
- * SPC-4 7.3.4. Whether the system's cache had what was read is not known: no hits are claimed. What is written
- * goes to the volatile cache where there is one, and out of it with a flush.
+ * SPC-4 7.3.4. Whether the system's cache had what was read is not known: no hits are claimed.
+ * What is written goes to the volatile cache where there is one, and out of it with a flush.
  */
 static void
 put_cache(struct log *log)

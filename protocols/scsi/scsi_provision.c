@@ -64,8 +64,9 @@ static void unmap_done(struct blk_request *request);
 
 /*
  * One DISCARD for each descriptor with a length, one after the other; task->step counts the
- * descriptors begun, out of task->pending - 1. What is to be anchored (SBC-3 4.7.4.5) is written with
- * zeroes, which gives it its place. False: none is left, or sense is set because the volume shrank.
+ * descriptors begun, out of task->pending - 1. What is to be anchored (SBC-3 4.7.4.5) is written
+ * with zeroes, which gives it its place. False: none is left, or sense is set because the volume
+ * shrank.
  */
 static bool
 start_unmap(struct scsi_task *task)

@@ -1,9 +1,11 @@
 /*
- * SANITIZE (SBC-3 4.11, SBC-4 5.24): an operation on all of a volume that belongs to no nexus and no task. It has
- * a handle of its own, which seals the volume: until it is done nobody reads what is half gone, by either
- * protocol. Resets, aborts and logouts do not end it; the task that asked for it only waits.
+ * SANITIZE (SBC-3 4.11, SBC-4 5.24): an operation on all of a volume that belongs to no nexus and
+ * no task. It has a handle of its own, which seals the volume: until it is done nobody reads what
+ * is half gone, by either protocol. Resets, aborts and logouts do not end it; the task that asked
+ * for it only waits.
  *
- * An operation is on the loop where it was asked for; others look at `progress` under the unit's lock.
+ * An operation is on the loop where it was asked for; others look at `progress` under the unit's
+ * lock.
  */
 #include "config.h"
 
@@ -187,8 +189,9 @@ on_timer(struct loop_timer *timer)
 }
 
 /*
- * An overwrite that memory could do at once is spread over LIMIT_SCSI_SANITIZE, so that whoever polls sees it
- * begin, go on and end. It waits for a second at most before it looks whether it has to end.
+ * An overwrite that memory could do at once is spread over LIMIT_SCSI_SANITIZE, so that whoever
+ * polls sees it begin, go on and end. It waits for a second at most before it looks whether it has
+ * to end.
  */
 static void
 go_on(struct scsi_sanitize *s)

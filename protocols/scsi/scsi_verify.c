@@ -199,9 +199,9 @@ prepare_orwrite(struct scsi_task *task)
 }
 
 /*
- * SBC-4 4.29, WRITE ATOMIC: all of it or nothing is seen by other commands, and left by a loss of power, which
- * bounds it more than the first does. Its old data is read for no other reason than to be compared
- * with.
+ * SBC-4 4.29, WRITE ATOMIC: all of it or nothing is seen by other commands, and left by a loss of
+ * power, which bounds it more than the first does. Its old data is read for no other reason than
+ * to be compared with.
  */
 bool
 prepare_write_atomic(struct scsi_task *task)

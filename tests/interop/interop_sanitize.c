@@ -1,6 +1,7 @@
 /*
- * SANITIZE with real clients: the session that asked for it logs out, NBD gets nothing of what is half
- * gone, others poll how far it is; at the end both protocols read the pattern. And slabd can be ended meanwhile.
+ * SANITIZE with real clients: the session that asked for it logs out, NBD gets nothing of what is
+ * half gone, others poll how far it is; at the end both protocols read the pattern. And slabd can
+ * be ended meanwhile.
  */
 #include "config.h"
 

@@ -601,7 +601,10 @@ test_small_transfers(void **state)
 	disk_stop();
 }
 
-/* Lists that were right but for a few bytes, cut anywhere: each is answered, and nothing foreign is touched. */
+/*
+ * Lists that were right but for a few bytes, cut anywhere: each is answered, and nothing foreign
+ * is touched.
+ */
 static void
 test_garbage(void **state)
 {
