@@ -138,8 +138,6 @@ load_under_clients(void)
 	uint8_t data[512], was[512];
 	char words[200], out[512];
 
-	for (unsigned i = 0; i < 2; i++)
-		iscsi_testunitready_sync(iscsi[i], 0);
 	memset(data, 0x77, sizeof(data));
 	nbd_pwrite(nbd, data, sizeof(data), 0, 0);
 	snprintf(words, sizeof(words), "save memory %s/saved", server.dir);
