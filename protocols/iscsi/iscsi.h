@@ -601,8 +601,7 @@ struct iscsi_task {
 
 	size_t out_want;  /* min(out_length, what the initiator sends) */
 	size_t out_asked; /* came with the command, or was announced or asked for as a burst */
-	struct iscsi_burst bursts[LIMIT_ISCSI_R2TS]; /* under way, ascending */
-	unsigned nbursts;
+	unsigned nbursts; /* of `bursts`, under way */
 	struct iscsi_ranges
 		*ranges; /* what came, where it comes in any order; from a slab, or NULL */
 	uint32_t r2tsn;
@@ -615,10 +614,12 @@ struct iscsi_task {
 	size_t in_burst;           /* sent of the sequence under way */
 	uint32_t in_datasn;
 	struct send_item item;
+	/* From here on a new task is not zeroed. */
 	uint8_t head[ISCSI_BATCH + 1][ISCSI_HEAD];
 	uint8_t tail[ISCSI_BATCH + 1][ISCSI_TAIL];
 	uint8_t sense_length[2];
 	struct iovec iov[ISCSI_BATCH * 6 + 4];
+	struct iscsi_burst bursts[LIMIT_ISCSI_R2TS]; /* ascending */
 };
 
 /* Data-Out without R2T will follow. */
