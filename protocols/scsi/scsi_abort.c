@@ -141,6 +141,11 @@ ask_unit(struct scsi_abort_run *run, struct scsi_unit *unit, bool tas)
 
 	if (!unit->nexus->abort)
 		return;
+	/* In one step with the part: what comes after its tasks have ended must hear of it, too. */
+	if (run->reset) {
+		unit->posted |= ATTENTION_RESET;
+		unit->resets_told++;
+	}
 	part = slab_alloc(part_cache);
 	if (!part) {
 		run->complete = false;

@@ -113,6 +113,7 @@ struct scsi_unit {
 
 	TAILQ_ENTRY(scsi_unit) link; /* under lu->lock */
 	unsigned posted;             /* under lu->lock: attentions on their way */
+	unsigned resets_told;        /* under lu->lock: resets to come that are posted already */
 	TAILQ_HEAD(, scsi_abort_part) parts; /* under lu->lock: requests to end tasks, on their way */
 	bool prevents;               /* changed under lu->lock */
 };

@@ -344,7 +344,11 @@ scsi_unit_reset(struct scsi_unit *unit)
 	unit->lu->prevents = 0;
 	TAILQ_FOREACH(each, &unit->lu->units, link) {
 		each->prevents = false;
-		each->posted |= ATTENTION_RESET; /* every nexus, the one that asked for it too */
+		/* Every nexus, the one that asked for it too; some were told with their abort. */
+		if (each != unit && each->resets_told > 0)
+			each->resets_told--;
+		else
+			each->posted |= ATTENTION_RESET;
 	}
 	atomic_fetch_add_explicit(&unit->lu->generation, 1, memory_order_release);
 	pthread_mutex_unlock(&unit->lu->lock);

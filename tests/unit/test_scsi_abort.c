@@ -118,8 +118,10 @@ test_commands_cleared(void **state)
 	assert_sense(disk_command(disk.other, CDB(OP_TEST_UNIT_READY), NULL, 0), 6, 0x2f00);
 	assert_good(disk_command(disk.other, CDB(OP_TEST_UNIT_READY), NULL, 0));
 	assert_good(disk_command(disk.nexus, CDB(OP_TEST_UNIT_READY), NULL, 0));
-	/* a reset's attention is 29/03, raised by scsi_lun_reset() */
+	/* a reset's attention is 29/03, and comes once */
 	ask(true);
+	assert_sense(disk_command(disk.other, CDB(OP_TEST_UNIT_READY), NULL, 0), 6, 0x2903);
+	scsi_lun_reset(disk.nexus, lun_0);
 	assert_good(disk_command(disk.other, CDB(OP_TEST_UNIT_READY), NULL, 0));
 }
 
