@@ -309,7 +309,8 @@ int sync_alone(struct volume *volume);
 void volume_latch(struct volume *volume, const char *what, int rc);
 /* Nothing is behind it any more: -ENODEV for all but shutdown, until it is cleared. Any thread. */
 void volume_mark_gone(struct volume *volume);
-/* Lifts both; nothing is in flight. */
+/* Lifts both. Between sync_pause() and sync_resume(), nothing else in flight: who waits for a sync is
+ * told of the failure. */
 void volume_unlatch(struct volume *volume);
 
 /* freeze.c */

@@ -49,15 +49,6 @@ volume_mark_gone(struct volume *volume)
 	pthread_mutex_unlock(&volume->lock);
 }
 
-void
-volume_unlatch(struct volume *volume)
-{
-	pthread_mutex_lock(&volume->lock);
-	volume->why[0] = '\0';
-	atomic_fetch_and(&volume->refuse, ~(unsigned)(VOLUME_BROKEN | VOLUME_GONE));
-	pthread_mutex_unlock(&volume->lock);
-}
-
 /*
  * Syncs on their way, in order of their beginning: the shared one and the WRITEs that are their own.
  * One that succeeded waits in `done` for those that were on their way when it ended: each of these
@@ -363,6 +354,22 @@ sync_resume(struct volume *volume)
 	pthread_mutex_unlock(&volume->lock);
 	if (begin)
 		begin_sync(volume);
+}
+
+/* Who waits for a sync asked before the failure was lifted: what is synced afterwards is another
+ * description, which knows nothing of what was lost. */
+void
+volume_unlatch(struct volume *volume)
+{
+	struct request_chain waiting;
+
+	pthread_mutex_lock(&volume->lock);
+	waiting = volume->sync.waiting;
+	volume->sync.waiting = (struct request_chain){NULL, NULL};
+	volume->why[0] = '\0';
+	atomic_fetch_and(&volume->refuse, ~(unsigned)(VOLUME_BROKEN | VOLUME_GONE));
+	pthread_mutex_unlock(&volume->lock);
+	complete_chain(&waiting, -EIO);
 }
 
 /* It has the place of the shared one, so that WRITEs which are their own syncs and overlap it wait for

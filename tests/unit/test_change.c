@@ -272,6 +272,55 @@ clear_waits_for_what_is_in_flight(void **state)
 	virtual_run_until_idle();
 }
 
+/* A FLUSH that waited for its sync while the volume broke: after the clear there is nothing left that
+ * could tell it what was lost. */
+static void
+clear_makes_no_success_of_a_waiting_flush(void **state)
+{
+	struct volume_script *s = volume_script_open(
+		&(struct volume_script_options){.volatile_cache = true, .fua = true});
+	struct volume *volume = volume_script_volume(s);
+	struct io first, waiting, write;
+	struct answer answer = {0};
+	struct blk_handle *handle;
+	uint8_t data[512] = {1};
+	struct error error;
+
+	(void)state;
+	virtual_as(loop_by_index(0));
+	handle = open_handle(volume);
+	volume_script_hold(s, true);
+	io_submit(&first, handle, BLK_FLUSH, 0, 0, 0, NULL);
+	io_submit(&waiting, handle, BLK_FLUSH, 0, 0, 0, NULL);
+	io_submit(&write, handle, BLK_WRITE, BLK_FUA, 0, 512, data);
+	virtual_run_until_idle();
+	assert_int_equal(volume_script_calls(s), 2);
+	volume_script_complete(s, 1, -EIO);
+	virtual_run_until_idle();
+	assert_int_equal(write.blk.rc, -EIO);
+	assert_true(volume_broken(volume));
+	virtual_as(loop_main());
+	assert_int_equal(volume_clear(volume, answered, &answer, &error), 0);
+	virtual_run_until_idle();
+	assert_int_equal(answer.calls, 0);
+	virtual_as(loop_by_index(0));
+	volume_script_hold(s, false);
+	volume_script_complete(s, 0, 0);
+	virtual_advance(SECOND_NS);
+	assert_int_equal(answer.calls, 1);
+	assert_int_equal(answer.rc, 0);
+	assert_false(volume_broken(volume));
+	assert_int_equal(first.blk.rc, -EIO);
+	assert_int_equal(waiting.completed, 1);
+	assert_int_equal(waiting.blk.rc, -EIO);
+	assert_int_equal(io_on(handle, BLK_FLUSH, 0, NULL), 0);
+	virtual_as(loop_by_index(0));
+	blk_close(handle);
+	virtual_as(loop_main());
+	volume_script_close(s);
+	virtual_run_until_idle();
+}
+
 /* A driver of its own: what its next sync says. */
 static struct {
 	int rc;
@@ -401,6 +450,7 @@ main(void)
 		cmocka_unit_test_teardown(one_change_at_a_time, settle),
 		cmocka_unit_test_teardown(clear_lifts_the_latch, settle),
 		cmocka_unit_test_teardown(clear_waits_for_what_is_in_flight, settle),
+		cmocka_unit_test_teardown(clear_makes_no_success_of_a_waiting_flush, settle),
 		cmocka_unit_test_teardown(failed_sync_of_a_resize_is_everybodys, settle),
 	};
 
