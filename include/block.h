@@ -217,10 +217,13 @@ void blk_abandon(struct blk_request *request);
  * do not bind that handle.
  *
  * -ENOMEM, or 0: done() follows on the handle's loop, never from inside: with 0 when what was in flight is
- * over and the volume is sealed; -EBUSY: another handle has it; -ETIMEDOUT: what is in flight does not come back.
- * The handle stays open until then. A handle that is closed leaves its volume sealed.
+ * over and the volume is sealed; -EBUSY: another handle has it; -ETIMEDOUT: what is in flight does not come back;
+ * -EPERM: may() was false. It is asked just before, on the same loop, when nothing is in flight and changes of
+ * reservations that began earlier are done; NULL: nothing may forbid it. The handle stays open until done(). A
+ * handle that is closed leaves its volume sealed.
  */
-int blk_seal(struct blk_handle *handle, void (*done)(void *arg, int rc), void *arg);
+int blk_seal(struct blk_handle *handle, bool (*may)(void *arg), void (*done)(void *arg, int rc),
+	void *arg);
 /* By the handle that sealed it, or, when that is gone, by any other. */
 void blk_unseal(struct blk_handle *handle);
 /* Against this handle. Any thread. */

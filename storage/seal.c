@@ -12,6 +12,7 @@
 
 struct seal {
 	struct blk_handle *handle;
+	bool (*may)(void *arg);
 	void (*done)(void *arg, int rc);
 	void *arg;
 	struct freeze freeze;
@@ -41,7 +42,7 @@ volume_still(struct freeze *freeze, int rc)
 	struct seal *seal = container_of(freeze, struct seal, freeze);
 
 	if (rc == 0) {
-		rc = take_seal(seal->handle);
+		rc = seal->may && !seal->may(seal->arg) ? -EPERM : take_seal(seal->handle);
 		freeze_release(freeze);
 	}
 	seal->done(seal->arg, rc);
@@ -49,13 +50,15 @@ volume_still(struct freeze *freeze, int rc)
 }
 
 int
-blk_seal(struct blk_handle *handle, void (*done)(void *arg, int rc), void *arg)
+blk_seal(struct blk_handle *handle, bool (*may)(void *arg), void (*done)(void *arg, int rc),
+	void *arg)
 {
 	struct seal *seal = calloc(1, sizeof(*seal));
 
 	if (!seal)
 		return -ENOMEM;
 	seal->handle = handle;
+	seal->may = may;
 	seal->done = done;
 	seal->arg = arg;
 	freeze_start(&seal->freeze, handle->volume, 0, blk_size(handle), FREEZE_ALL, volume_still);

@@ -279,6 +279,20 @@ next_piece(struct scsi_sanitize *s)
 			piece_done);
 }
 
+/*
+ * Nothing is in flight. The CDB was checked before its parameter list came and before what was in flight
+ * ended: a reservation that was made meanwhile is obeyed, since nothing else would stop the operation (its
+ * handle is not bound by any), and a task that was taken back meanwhile has not begun.
+ */
+static bool
+may_begin(void *arg)
+{
+	const struct scsi_sanitize *s = arg;
+
+	return s->waiter &&
+	       !(reservation_fence(s->waiter->unit->handle) & (FENCE_RESERVED | FENCE_WRITE));
+}
+
 /* Nobody reaches the volume any more. With IMMED the task has waited for this much. */
 static void
 volume_sealed(void *arg, int rc)
@@ -287,7 +301,9 @@ volume_sealed(void *arg, int rc)
 	struct scsi_task *task = s->waiter;
 
 	if (rc < 0) {
-		if (task)
+		if (task && rc == -EPERM)
+			task->status = SCSI_RESERVATION_CONFLICT;
+		else if (task)
 			scsi_fail(task, KEY_ABORTED_COMMAND, ASC_COMMAND_TIMEOUT);
 		end_sanitize(s);
 		return;
@@ -305,7 +321,7 @@ volume_sealed(void *arg, int rc)
 
 /* The command */
 
-/* The transport does not wait any longer; the operation goes on. SBC-4 4.11.2 */
+/* The transport does not wait any longer; an operation that has begun goes on. SBC-4 4.11.2 */
 static void
 withdraw_sanitize(struct scsi_task *task)
 {
@@ -444,7 +460,7 @@ execute_sanitize(struct scsi_task *task)
 		return;
 	}
 	task->withdraw = withdraw_sanitize;
-	if (blk_seal(s->handle, volume_sealed, s) < 0) {
+	if (blk_seal(s->handle, may_begin, volume_sealed, s) < 0) {
 		s->waiter = NULL;
 		end_sanitize(s);
 		scsi_fail_busy(task);

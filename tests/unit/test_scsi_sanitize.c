@@ -389,6 +389,33 @@ test_taken_back(void **state)
 	assert_pattern("z");
 }
 
+/* A task that is taken back while requests in flight are still waited for leaves the volume as it is. */
+static void
+test_taken_back_at_once(void **state)
+{
+	size_t length = make_list(1, "z");
+	uint8_t data[512] = {0};
+	struct iovec iov = {data, sizeof(data)};
+	struct blk_handle *handle = blk_open(disk.luns[0].volume, "nbd", false, &blk_rc);
+	struct blk_request request = {
+		.op = BLK_READ, .length = 512, .iov = &iov, .niov = 1, .done = on_blk};
+	struct scsi_task *task;
+
+	(void)state;
+	volume_script_hold(disk.script, true);
+	blk_submit(handle, &request);
+	task = disk_begin(disk.nexus, sanitize_cdb(SA_SANITIZE_OVERWRITE, 0, length), list, length);
+	scsi_cancel(task);
+	disk_end();
+	volume_script_hold(disk.script, false);
+	volume_script_complete_all(disk.script, 0);
+	virtual_advance(LIMIT_SCSI_SANITIZE);
+	assert_int_equal(scsi_background(loop_current()), 0);
+	assert_int_equal(disk_calls(BLK_WRITE), 0);
+	assert_good(disk_command(disk.other, CDB(OP_READ_10, [8] = 1), NULL, 0));
+	blk_close(handle);
+}
+
 static void
 fail_overwrite(uint8_t flags)
 {
@@ -439,6 +466,54 @@ test_rights(void **state)
 	assert_pattern("z");
 }
 
+static void
+reserve_out(uint8_t action, uint64_t key, uint64_t action_key)
+{
+	uint8_t out[24] = {0};
+
+	put_be64(out, key);
+	put_be64(out + 8, action_key);
+	assert_good(disk_command(
+		disk.other, CDB(OP_RESERVE_OUT, action, 1, [8] = sizeof(out)), out, sizeof(out)));
+}
+
+static bool late_done;
+
+static void
+on_late(struct scsi_task *task)
+{
+	(void)task;
+	late_done = true;
+}
+
+/* Another nexus reserves the volume between the CDB and its parameter list: its data stays. */
+static void
+test_reserved_meanwhile(void **state)
+{
+	struct scsi_task task = {.nexus = disk.nexus, .cdb_length = 10, .done = on_late};
+	size_t length = make_list(1, "z");
+
+	(void)state;
+	memcpy(task.cdb, sanitize_cdb(SA_SANITIZE_OVERWRITE, 0, length), LIMIT_SCSI_CDB);
+	task.portal_id = disk.portal_id;
+	task.out_expected = length;
+	late_done = false;
+	assert_true(scsi_prepare(&task));
+	reserve_out(SA_REGISTER, 0, 7);
+	reserve_out(SA_RESERVE, 7, 0);
+	assert_int_equal(iobuf_take(&task.out, length), 0);
+	iov_from(task.out.iov, task.out.niov, 0, list, length);
+	scsi_execute(&task);
+	virtual_advance(2 * LIMIT_SCSI_SANITIZE);
+	assert_true(late_done);
+	assert_int_equal(task.status, SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(task.sense_length, 0);
+	iobuf_free(&task.out);
+	assert_int_equal(disk_calls(BLK_WRITE), 0);
+	assert_int_equal(disk_medium()[0], 0x77);
+	assert_good(disk_command(disk.other, CDB(OP_READ_10, [8] = 1), NULL, 0));
+}
+
 /* slabd ends, or the volume goes. */
 static void
 test_drained(void **state)
@@ -479,8 +554,10 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_requests_in_flight, start, stop),
 		cmocka_unit_test_setup_teardown(test_resets_and_logouts, start, stop),
 		cmocka_unit_test_setup_teardown(test_taken_back, start, stop),
+		cmocka_unit_test_setup_teardown(test_taken_back_at_once, start, stop),
 		cmocka_unit_test_setup_teardown(test_failure, start, stop),
 		cmocka_unit_test_setup_teardown(test_rights, start, stop),
+		cmocka_unit_test_setup_teardown(test_reserved_meanwhile, start, stop),
 		cmocka_unit_test_setup_teardown(test_drained, start, stop),
 		cmocka_unit_test_setup_teardown(test_volume_goes, start, stop),
 	};

@@ -89,7 +89,7 @@ do_seal(struct three *three, unsigned i)
 	struct sealing sealing = {0};
 
 	virtual_as(loop_of(i));
-	assert_int_equal(blk_seal(three->handle[i], on_sealed, &sealing), 0);
+	assert_int_equal(blk_seal(three->handle[i], NULL, on_sealed, &sealing), 0);
 	assert_int_equal(sealing.called, 0);
 	virtual_run_until_idle();
 	assert_int_equal(sealing.called, 1);
@@ -126,6 +126,35 @@ nobody_else_passes(void **state)
 	close_three(&three);
 }
 
+static bool
+say(void *arg)
+{
+	const struct sealing *sealing = arg;
+
+	return sealing->rc == 0;
+}
+
+/* Who asked may change his mind until nothing is in flight; then nothing has happened. */
+static void
+asks_whether_it_may(void **state)
+{
+	struct three three = open_three();
+	struct sealing sealing = {.rc = 1};
+
+	(void)state;
+	assert_int_equal(blk_seal(three.handle[0], say, on_sealed, &sealing), 0);
+	virtual_run_until_idle();
+	assert_int_equal(sealing.called, 1);
+	assert_int_equal(sealing.rc, -EPERM);
+	assert_int_equal(do_write(&three, 1), 0);
+	sealing.rc = 0;
+	assert_int_equal(blk_seal(three.handle[0], say, on_sealed, &sealing), 0);
+	virtual_run_until_idle();
+	assert_int_equal(sealing.rc, 0);
+	assert_int_equal(do_write(&three, 1), -ENODEV);
+	close_three(&three);
+}
+
 /* What began before has ended before; what comes meanwhile waits, and is refused then. */
 static void
 waits_for_what_is_in_flight(void **state)
@@ -140,7 +169,7 @@ waits_for_what_is_in_flight(void **state)
 	virtual_as(loop_by_index(1));
 	io_submit(&before, three.handle[1], BLK_READ, 0, 0, 512, data);
 	virtual_as(loop_by_index(0));
-	assert_int_equal(blk_seal(three.handle[0], on_sealed, &sealing), 0);
+	assert_int_equal(blk_seal(three.handle[0], NULL, on_sealed, &sealing), 0);
 	virtual_run_until_idle();
 	io_submit(&after, three.handle[2], BLK_WRITE, 0, 4096, 512, data);
 	virtual_run_until_idle();
@@ -169,7 +198,7 @@ what_does_not_come_back(void **state)
 	(void)state;
 	volume_script_hold(three.script, true);
 	io_submit(&stuck, three.handle[2], BLK_WRITE, 0, 0, 512, data);
-	assert_int_equal(blk_seal(three.handle[0], on_sealed, &sealing), 0);
+	assert_int_equal(blk_seal(three.handle[0], NULL, on_sealed, &sealing), 0);
 	virtual_advance(LIMIT_FREEZE_WAIT + 2 * SECOND_NS);
 	assert_int_equal(sealing.called, 1);
 	assert_int_equal(sealing.rc, -ETIMEDOUT);
@@ -232,7 +261,7 @@ is_not_changed_meanwhile(void **state)
 	(void)state;
 	assert_int_equal(volume_open(&conf, &volume, &error), 0);
 	handle = open_handle(volume);
-	assert_int_equal(blk_seal(handle, on_sealed, &sealing), 0);
+	assert_int_equal(blk_seal(handle, NULL, on_sealed, &sealing), 0);
 	virtual_run_until_idle();
 	assert_int_equal(sealing.rc, 0);
 	assert_int_equal(volume_resize(volume, 2 * MIB, false, on_change, NULL, &error), -EBUSY);
@@ -248,6 +277,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(nobody_else_passes, settle),
+		cmocka_unit_test_teardown(asks_whether_it_may, settle),
 		cmocka_unit_test_teardown(waits_for_what_is_in_flight, settle),
 		cmocka_unit_test_teardown(what_does_not_come_back, settle),
 		cmocka_unit_test_teardown(one_at_a_time, settle),
