@@ -2,8 +2,6 @@
 
 #include "iscsi/iscsi.h"
 
-#include <string.h>
-
 #include "check.h"
 
 /*
@@ -18,7 +16,7 @@
 static bool
 same_set(const struct iscsi_task *a, const struct iscsi_task *b)
 {
-	return memcmp(a->scsi.lun, b->scsi.lun, sizeof(a->scsi.lun)) == 0;
+	return scsi_lun_same(a->scsi.lun, b->scsi.lun);
 }
 
 void

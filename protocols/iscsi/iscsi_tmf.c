@@ -33,7 +33,7 @@ of_unit(const struct iscsi_tmf *tmf)
 static bool
 same_lun(const struct iscsi_tmf *tmf, const struct iscsi_task *task)
 {
-	return memcmp(task->scsi.lun, tmf->lun, sizeof(tmf->lun)) == 0;
+	return scsi_lun_same(task->scsi.lun, tmf->lun);
 }
 
 static bool

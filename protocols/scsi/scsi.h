@@ -142,6 +142,8 @@ bool scsi_restricted(const struct scsi_task *task);
 
 /* Task management. LUN -> true if this nexus has it. */
 bool scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8]);
+/* Both name one LUN, whichever addressing method each uses (SAM-5 4.7). */
+bool scsi_lun_same(const uint8_t a[8], const uint8_t b[8]);
 /* LOGICAL UNIT RESET: unit attention 29/03 for every nexus of the unit; tasks are the
  * transport's, and scsi_abort_others() asks for those of other nexuses. */
 void scsi_lun_reset(struct scsi_nexus *nexus, const uint8_t lun[8]);

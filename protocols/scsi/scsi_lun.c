@@ -423,6 +423,17 @@ scsi_lun_exists(struct scsi_nexus *nexus, const uint8_t lun[8])
 	return number >= 0 && scsi_nexus_lun(nexus, (unsigned)number);
 }
 
+bool
+scsi_lun_same(const uint8_t a[8], const uint8_t b[8])
+{
+	int number;
+
+	if (memcmp(a, b, 8) == 0)
+		return true;
+	number = parse_lun(a);
+	return number >= 0 && number == parse_lun(b);
+}
+
 void
 scsi_lun_reset(struct scsi_nexus *nexus, const uint8_t lun[8])
 {

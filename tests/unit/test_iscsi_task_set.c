@@ -96,6 +96,30 @@ test_restricted_reordering(void **state)
 }
 
 /* It passes what waits, and nothing passes it. */
+/* SAM-5 4.7: both ways to address a LUN lead to one task set. */
+static void
+test_one_set_by_either_address(void **state)
+{
+	struct peer *peer = peer_session(NULL);
+	uint32_t first, second;
+
+	(void)state;
+	volume_script_hold(world.script, true);
+	first = send_read(peer, SIMPLE, 0);
+	peer_read10(peer, 1, 1)[BHS_FLAGS] |= ORDERED;
+	peer->bhs[BHS_LUN] = 0x40; /* flat space */
+	second = peer->itt;
+	peer_send(peer, NULL, 0);
+	virtual_run_until_idle();
+	assert_int_equal(call_of(1), -1);
+	complete(0);
+	complete(1);
+	expect_data_in(peer, first);
+	expect_data_in(peer, second);
+	volume_script_hold(world.script, false);
+	peer_free(peer);
+}
+
 static void
 test_head_of_queue_goes_first(void **state)
 {
@@ -417,6 +441,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		WORLD_TEST(test_ordered_waits_for_older_and_holds_younger),
+		WORLD_TEST(test_one_set_by_either_address),
 		WORLD_TEST(test_head_of_queue_goes_first),
 		WORLD_TEST(test_restricted_reordering),
 		WORLD_TEST(test_ordered_waits_for_the_data_of_a_write),

@@ -401,6 +401,38 @@ test_resets(void **state)
 	}
 }
 
+/* SAM-5 4.7: LUN 0 by peripheral and by flat space addressing is one LUN. */
+static void
+test_either_way_to_address_a_lun(void **state)
+{
+	static const uint8_t functions[] = {
+		ISCSI_ABORT_TASK, ISCSI_ABORT_TASK_SET, ISCSI_CLEAR_TASK_SET, ISCSI_LUN_RESET};
+	uint8_t *bhs;
+
+	(void)state;
+	for (unsigned i = 0; i < 2 * ARRAY_SIZE(functions); i++) {
+		struct peer *peer = peer_session(NULL);
+		uint8_t flat = i % 2 ? 0x40 : 0;
+		uint32_t itt;
+
+		volume_script_forget(world.script);
+		volume_script_hold(world.script, true);
+		peer_read10(peer, 0, 8)[BHS_LUN] = flat ^ 0x40;
+		itt = peer->itt;
+		peer_send(peer, NULL, 0);
+		bhs = peer_start(peer, ISCSI_TASK_REQUEST | ISCSI_IMMEDIATE);
+		bhs[BHS_FLAGS] = 0x80 | functions[i / 2];
+		bhs[BHS_LUN] = flat;
+		put_be32(bhs + BHS_RTT, itt);
+		peer_send(peer, NULL, 0);
+		peer_expect_nothing(peer);
+		release_disk();
+		expect_answer(peer, ISCSI_FUNCTION_COMPLETE);
+		peer_expect_nothing(peer);
+		peer_free(peer);
+	}
+}
+
 static void
 test_too_many_functions(void **state)
 {
@@ -490,6 +522,7 @@ main(void)
 		WORLD_TEST(test_abort_takes_back),
 		WORLD_TEST(test_abort_of_a_held_task),
 		WORLD_TEST(test_resets),
+		WORLD_TEST(test_either_way_to_address_a_lun),
 		WORLD_TEST(test_too_many_functions),
 		WORLD_TEST(test_hang_up_while_waiting),
 		WORLD_TEST(test_abort_of_writes_beyond_the_budget),
