@@ -9,7 +9,7 @@ start_liar() {
 	"${@:2}" >"$dir/$1.out" &
 	pid=$!
 	started+=("$pid")
-	for _ in $(seq 100); do
+	for _ in $(seq 1000); do
 		grep -qs ready "$dir/$1.out" && break
 		sleep 0.02
 	done
@@ -17,9 +17,19 @@ start_liar() {
 	port=$(head -1 "$dir/$1.out")
 }
 
-# One check's line.
+# run CHECK URI OK...: sets line, the check's. Where it is none of the patterns OK the machine may have been too
+# slow for the first deadline.
 run() {
-	"$checker" --deadline 3 --only "$1" "$2" 2>&1 | grep -E '^(not )?ok |^[a-z]+check:'
+	local seconds pattern
+	for seconds in 3 30; do
+		line=$("$checker" --deadline "$seconds" --only "$1" "$2" 2>&1 |
+			grep -E '^(not )?ok |^[a-z]+check:')
+		for pattern in "${@:3}"; do
+			# shellcheck disable=SC2053 # it is a pattern
+			[[ $line == $pattern ]] && return
+		done
+	done
+	return 1
 }
 
 report() {
@@ -32,7 +42,7 @@ report() {
 tell_lies() {
 	liar=$1 checker=$2
 	local -A truth
-	local scene line lie check verdict
+	local scene line lie check verdict caught
 	"$liar" --list >"$dir/lies"
 	echo "1..$((2 * $(wc -l <"$dir/lies") + $# - 2))"
 	for scene in "${@:3}"; do
@@ -47,19 +57,20 @@ tell_lies() {
 		fi
 	done
 	while read -r lie check verdict scene; do
-		line=$(run "$check" "${truth[$scene]}")
-		case $line in
-		"ok "*"# warn"* | "ok "*"# SKIP"*) report "not ok" "$check passes without $lie" "$line" ;;
-		"ok "*) report ok "$check passes without $lie" ;;
-		*) report "not ok" "$check passes without $lie" "$line" ;;
-		esac
+		if run "$check" "${truth[$scene]}" 'ok *' && [[ $line != *"# warn"* && $line != *"# SKIP"* ]]; then
+			report ok "$check passes without $lie"
+		else
+			report "not ok" "$check passes without $lie" "$line"
+		fi
 		start "lie-$lie" "$scene" "$lie"
-		line=$(run "$check" "$uri")
+		caught=('not ok *')
+		[ "$verdict" = warn ] && caught+=('ok *# warn*')
+		if run "$check" "$uri" "${caught[@]}"; then
+			report ok "$check catches $lie"
+		else
+			report "not ok" "$check catches $lie" "$line"
+		fi
 		kill "$pid" 2>/dev/null
 		wait "$pid" 2>/dev/null
-		case $verdict:$line in
-		"fail:not ok "* | "warn:not ok "* | "warn:ok "*"# warn"*) report ok "$check catches $lie" ;;
-		*) report "not ok" "$check catches $lie" "$line" ;;
-		esac
 	done <"$dir/lies"
 }
