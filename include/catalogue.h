@@ -51,6 +51,7 @@ struct target {
 	const struct credential *mutual;    /* what the target proves itself by; NULL: nothing */
 	const char *redirect; /* HOST:PORT where it is instead; NULL: here */
 	bool moved;           /* there for good */
+	bool events;          /* unit attentions are sent as they come, too (RFC 7143 11.9.1) */
 	const struct initiator *initiators; /* access rules; none: any name */
 	size_t ninitiators;
 };

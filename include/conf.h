@@ -93,6 +93,7 @@ struct conf_target {
 	struct conf_credential mutual; /* user NULL: none */
 	char *redirect;                /* HOST:PORT to log in to instead; NULL: none */
 	bool moved;                    /* there for good */
+	bool events;                   /* SCSI events in asynchronous messages */
 	struct conf_initiator *initiators; /* none: any name */
 	size_t ninitiators;
 };

@@ -84,6 +84,7 @@
 #define LIMIT_ISCSI_LOGIN_PDUS  8
 #define LIMIT_ISCSI_REPLIES     1024          /* queued on a connection before it reads no more */
 #define LIMIT_ISCSI_CONNECTIONS 8             /* of a session: our MaxConnections */
+#define LIMIT_ISCSI_EVENTS      16            /* asynchronous SCSI events of a session in a second */
 #define LIMIT_ISCSI_TASKS       256           /* of a session, immediate ones included */
 #define LIMIT_ISCSI_TMFS        16            /* task management functions that wait for tasks */
 #define LIMIT_ISCSI_ABORT       LIMIT_SCSI_ABORT /* task management waits so long for tasks */

@@ -153,6 +153,7 @@ fill_target(struct built *built, struct target *target, const struct conf_target
 		own_chap ? rule->nchap : conf->nchap, &target->nchap);
 	target->redirect = copy_text(built, conf->redirect);
 	target->moved = conf->moved;
+	target->events = conf->events;
 	if (conf->mutual.user)
 		target->mutual = copy_credentials(built, &conf->mutual, 1, &one);
 }

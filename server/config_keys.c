@@ -255,6 +255,10 @@ static const struct config_key target_keys[] = {
 	{"redirect", KEY_GROUP, .section = &redirect_section,
 		.help = "Send initiators that may get in to another address. "
 			"Such a target needs no luns."},
+	{"events", KEY_SWITCH, IN(conf_target, events), .fallback = "off",
+		.help = "Send unit attentions by themselves too, within a second, in asynchronous "
+			"messages: for initiators that expect them, since others may close the "
+			"connection. INQUIRY says so in its AERC bit."},
 	{0},
 };
 

@@ -230,6 +230,9 @@ void iscsi_reply_reject(struct iscsi_conn *conn, enum iscsi_reject reason, const
 /* An Asynchronous Message (11.9). */
 void iscsi_reply_async(
 	struct iscsi_conn *conn, enum iscsi_async_event event, const uint16_t parameters[3]);
+/* A SCSI event, 11.9.1: sense data of a unit attention, and whose. */
+void iscsi_reply_event(
+	struct iscsi_conn *conn, const uint8_t lun[8], const uint8_t *sense, uint8_t length);
 /* Fills ExpCmdSN, MaxCmdSN and the header's digest; returns the header's length on the wire. */
 size_t iscsi_head_seal(struct iscsi_conn *conn, uint8_t head[ISCSI_HEAD]);
 /* Padding and digest after `length` bytes of data with checksum `crc`. Returns the tail's length.

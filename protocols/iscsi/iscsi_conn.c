@@ -229,6 +229,29 @@ sweep_silence(struct iscsi_conn *conn, uint64_t now)
 		iscsi_conn_die(conn, "does not answer a ping");
 }
 
+/* Who has commands of ours in the full feature phase, and not only asks for names. */
+static bool
+hears_events(const struct iscsi_conn *conn)
+{
+	return !conn->dying && !conn->closing && iscsi_conn_active(conn) &&
+	       !conn->session->params.discovery;
+}
+
+/* 11.9.1: on whichever connection of the session is looked at first. */
+static void
+sweep_events(struct iscsi_conn *conn)
+{
+	uint8_t lun[8], sense[LIMIT_SCSI_SENSE], length;
+
+	if (!hears_events(conn) || iscsi_conn_choked(conn))
+		return;
+	for (unsigned i = 0; i < LIMIT_ISCSI_EVENTS && !conn->dying; i++) {
+		if (!scsi_nexus_event(conn->session->nexus, lun, sense, &length))
+			return;
+		iscsi_reply_event(conn, lun, sense, length);
+	}
+}
+
 static void
 sweep_conn(struct iscsi_conn *conn, uint64_t now)
 {
@@ -268,6 +291,7 @@ sweep_conn(struct iscsi_conn *conn, uint64_t now)
 		}
 	}
 	sweep_silence(conn, now);
+	sweep_events(conn);
 }
 
 static void
@@ -395,14 +419,6 @@ iscsi_conn_close(struct iscsi_conn *conn)
 	/* Nobody may be deep in this connection's functions when it dies: the flush settles. */
 	if (!conn->dying && !conn->flush.queued && !conn->output_full)
 		loop_before_sleep(conn->loop, &conn->flush);
-}
-
-/* Who has commands of ours in the full feature phase, and not only asks for names. */
-static bool
-hears_events(const struct iscsi_conn *conn)
-{
-	return !conn->dying && !conn->closing && iscsi_conn_active(conn) &&
-	       !conn->session->params.discovery;
 }
 
 void

@@ -145,3 +145,19 @@ iscsi_reply_async(
 		put_be16(reply->head + BHS_PARAMETER + 2 * i, parameters[i]);
 	iscsi_reply_push(reply, 0, STATSN_ADVANCE);
 }
+
+void
+iscsi_reply_event(
+	struct iscsi_conn *conn, const uint8_t lun[8], const uint8_t *sense, uint8_t length)
+{
+	struct iscsi_reply *reply = iscsi_reply_new(conn, ISCSI_ASYNC, ISCSI_TAG_NONE);
+
+	if (!reply)
+		return;
+	CHECK(length + 2u <= sizeof(reply->few));
+	reply->head[BHS_EVENT] = ISCSI_ASYNC_SCSI;
+	memcpy(reply->head + BHS_LUN, lun, 8);
+	put_be16(reply->few, length); /* 11.9.4 */
+	memcpy(reply->few + 2, sense, length);
+	iscsi_reply_push(reply, length + 2u, STATSN_ADVANCE);
+}

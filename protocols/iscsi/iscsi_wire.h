@@ -118,6 +118,7 @@ enum iscsi_task_answer {
 
 /* 11.9.1 */
 enum iscsi_async_event {
+	ISCSI_ASYNC_SCSI = 0,   /* LUN and sense data */
 	ISCSI_ASYNC_LOGOUT = 1, /* Parameter3: within so many seconds */
 	ISCSI_ASYNC_DROP = 2,   /* Parameter1: CID, 2: Time2Wait, 3: Time2Retain */
 };

@@ -100,6 +100,14 @@ void scsi_nexus_free(struct scsi_nexus *nexus);
  * done. Returns true when no LUN is left. */
 bool scsi_nexus_drop_volume(struct scsi_nexus *nexus, struct volume *volume);
 
+/*
+ * Asynchronous event reporting, where the target is to do it (struct target, `events`): the LUN and the
+ * sense data of a unit attention that came since the last call, which stays pending for the next command.
+ * False: there is none. The nexus' loop, now and then.
+ */
+bool scsi_nexus_event(struct scsi_nexus *nexus, uint8_t lun[8], uint8_t sense[LIMIT_SCSI_SENSE],
+	uint8_t *sense_length);
+
 /* Volume names of this nexus' open LUNs, for people: "disk0" or "disk0:0 web:1". */
 void scsi_nexus_describe(const struct scsi_nexus *nexus, char *text, size_t size);
 

@@ -85,12 +85,14 @@ prepare_inquiry(struct scsi_task *task)
 static void
 put_standard_inquiry(const struct scsi_task *task, struct writer *w)
 {
+	const struct target *offered = task->nexus->offered;
 	const struct scsi_unit *unit = task->unit;
 
 	writer_u8(w, unit ? 0x00 : 0x7f); /* no such LUN: qualifier 011b, type 1Fh */
 	writer_u8(w, unit && unit->conf->removable ? 0x80 : 0);
 	writer_u8(w, 0x06); /* SPC-4 */
-	writer_u8(w, 0x12); /* HISUP, response data format 2 */
+	/* HISUP, response data format 2; AERC, which later standards have no use for (SPC-2 7.3.2) */
+	writer_u8(w, offered && offered->events ? 0x92 : 0x12);
 	writer_u8(w, 96 - 5);
 	writer_u8(w, 0x18); /* TPGS 01b: implicit asymmetric access; 3PC */
 	writer_u8(w, task->nexus->nports > 1 ? 0x10 : 0); /* MULTIP */
@@ -202,14 +204,6 @@ prepare_report_luns(struct scsi_task *task)
 	return true;
 }
 
-/* SAM-5 4.7: peripheral device addressing where it suffices, else flat space. */
-static void
-put_lun(uint8_t to[8], uint16_t number)
-{
-	memset(to, 0, 8);
-	put_be16(to, (uint16_t)(number < 256 ? number : 0x4000 | number));
-}
-
 /* The part that was asked for is written; the length is of all. That the LUNs have changed need not be
  * said any more (SPC-4 6.33). */
 void
@@ -237,7 +231,7 @@ execute_report_luns(struct scsi_task *task)
 		listed++;
 		if (at >= room)
 			continue;
-		put_lun(entry, offered->luns[i].number);
+		scsi_lun_write(entry, offered->luns[i].number);
 		iov_from(task->in.iov, task->in.niov, at, entry, min_size(8, room - at));
 	}
 	memset(entry, 0, sizeof(entry));

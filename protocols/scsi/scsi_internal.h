@@ -105,6 +105,7 @@ struct scsi_unit {
 	uint32_t generation; /* of the logical unit when the next two were read */
 	unsigned settings;
 	unsigned attentions; /* ATTENTION_*, pending */
+	unsigned announced;  /* of them: those that an event has told already */
 
 	struct scsi_copy *copies; /* running, and the latest that are over */
 
@@ -178,6 +179,9 @@ scsi_unit_refresh(struct scsi_unit *unit)
 /* Takes the first pending attention away: ASC << 8 | ASCQ, or 0. */
 unsigned scsi_unit_attention(struct scsi_unit *unit);
 
+/* The first pending attention that has not been announced, which it is then, or 0. */
+unsigned scsi_unit_announce(struct scsi_unit *unit);
+
 /* Changes settings for every nexus; all others get the attention (0: none). */
 void scsi_unit_change(struct scsi_unit *unit, unsigned clear, unsigned set, unsigned attention);
 /* PREVENT ALLOW MEDIUM REMOVAL, per nexus. */
@@ -230,6 +234,8 @@ int scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_
 /* The same for the unit whose volume's uuid is the one; of several, one that may be written. */
 int scsi_nexus_find(struct scsi_nexus *nexus, bool (*match)(const uint8_t uuid[16], const void *arg),
 	const void *arg, struct scsi_unit **unit);
+/* SAM-5 4.7: peripheral device addressing where it suffices, else flat space. */
+void scsi_lun_write(uint8_t to[8], uint16_t number);
 /* A LUN of that number, offered to the nexus now; NULL. */
 const struct lun *scsi_nexus_lun(const struct scsi_nexus *nexus, unsigned number);
 /* Looks at what is offered now. Units whose LUN is another's, or nobody's, are let go; the others get

@@ -106,10 +106,10 @@ copy_ports(struct scsi_nexus *nexus, const struct catalogue *catalogue)
 		const struct portal *portal = &catalogue->portals[i];
 
 		if (!scsi_nexus_find_port(nexus, portal->relative_id))
-			nexus->ports[nexus->nports++] = (struct scsi_port){
-				.relative_id = portal->relative_id,
-				.group = portal->group,
-				.state = alua_get(nexus->target, portal->group)};
+			nexus->ports[nexus->nports++] =
+				(struct scsi_port){.relative_id = portal->relative_id,
+					.group = portal->group,
+					.state = alua_get(nexus->target, portal->group)};
 	}
 	return 0;
 }
@@ -346,6 +346,13 @@ open_number(struct scsi_nexus *nexus, unsigned number, struct scsi_unit **unitp)
 	return 0;
 }
 
+void
+scsi_lun_write(uint8_t to[8], uint16_t number)
+{
+	memset(to, 0, 8);
+	put_be16(to, (uint16_t)(number < 256 ? number : 0x4000 | number));
+}
+
 int
 scsi_nexus_unit(struct scsi_nexus *nexus, const uint8_t lun[8], struct scsi_unit **unit)
 {
@@ -391,6 +398,28 @@ scsi_nexus_drop_volume(struct scsi_nexus *nexus, struct volume *volume)
 			return false;
 	}
 	return true;
+}
+
+bool
+scsi_nexus_event(struct scsi_nexus *nexus, uint8_t lun[8], uint8_t sense[LIMIT_SCSI_SENSE],
+	uint8_t *sense_length)
+{
+	struct scsi_sense event = {.key = KEY_UNIT_ATTENTION};
+
+	scsi_nexus_refresh(nexus);
+	if (!nexus->offered || !nexus->offered->events)
+		return false;
+	scsi_alua_refresh(nexus);
+	for (unsigned i = 0; i < nexus->nunits && !event.code; i++) {
+		const struct scsi_unit *unit = nexus->units[i];
+
+		event.code = (uint16_t)scsi_unit_announce(nexus->units[i]);
+		if (!event.code)
+			continue;
+		scsi_lun_write(lun, unit->number);
+		*sense_length = scsi_sense_build(&event, unit->settings & UNIT_D_SENSE, sense);
+	}
+	return event.code != 0;
 }
 
 void

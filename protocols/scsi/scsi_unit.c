@@ -160,6 +160,7 @@ scsi_unit_open(struct scsi_nexus *nexus, const struct lun *lun, struct scsi_unit
 	*unit = (struct scsi_unit){.nexus = nexus,
 		.number = lun->number,
 		.attentions = nexus->returned ? ATTENTION_NEXUS_LOSS : ATTENTION_POWER_ON};
+	unit->announced = unit->attentions; /* a nexus that begins knows of them */
 	TAILQ_INIT(&unit->parts);
 	strncat(name, nexus->initiator, sizeof(name) - strlen(name) - 1);
 	unit->handle = blk_open(lun->volume, name, lun->read_only, &rc);
@@ -235,6 +236,25 @@ scsi_unit_attention(struct scsi_unit *unit)
 	for (size_t i = 0; i < ARRAY_SIZE(attentions); i++) {
 		if (unit->attentions & attentions[i].attention) {
 			unit->attentions &= ~attentions[i].clears;
+			unit->announced &= unit->attentions;
+			return attentions[i].code;
+		}
+	}
+	return 0;
+}
+
+unsigned
+scsi_unit_announce(struct scsi_unit *unit)
+{
+	unsigned news;
+
+	scsi_unit_refresh(unit);
+	scsi_unit_look(unit);
+	unit->announced &= unit->attentions; /* what has gone may come again */
+	news = unit->attentions & ~unit->announced;
+	for (size_t i = 0; i < ARRAY_SIZE(attentions); i++) {
+		if (news & attentions[i].attention) {
+			unit->announced |= attentions[i].clears;
 			return attentions[i].code;
 		}
 	}

@@ -444,6 +444,56 @@ test_calls_per_request(void **state)
 
 #define WORLD_TEST(f) cmocka_unit_test_setup_teardown(f, world_start, world_stop)
 
+/* Everybody has an attention of it, who asked too. */
+static void
+reset_unit(struct peer *peer)
+{
+	uint8_t *bhs = peer_start(peer, ISCSI_TASK_REQUEST | ISCSI_IMMEDIATE);
+
+	bhs[BHS_FLAGS] = ISCSI_FINAL | ISCSI_LUN_RESET;
+	put_be32(bhs + BHS_RTT, ISCSI_TAG_NONE);
+	peer_send(peer, NULL, 0);
+	peer_expect(peer, ISCSI_TASK_RESPONSE);
+	virtual_advance(2 * SECOND_NS);
+	assert_int_equal(peer_expect(peer, ISCSI_ASYNC)->bhs[BHS_EVENT], ISCSI_ASYNC_SCSI);
+	peer_clear_attention(peer);
+}
+
+/* 11.9.1: what the next command will hear is told by itself, once; to those that asked for it. */
+static void
+test_events(void **state)
+{
+	struct peer *peer, *other = peer_session(NULL);
+	struct pdu *pdu;
+
+	(void)state;
+	world.targets[0].events = true;
+	peer = peer_session("DataDigest=CRC32C\n");
+	virtual_advance(2 * SECOND_NS);
+	peer_expect_nothing(peer);
+	reset_unit(other);
+	pdu = peer_expect(peer, ISCSI_ASYNC);
+	assert_int_equal(pdu->bhs[BHS_EVENT], ISCSI_ASYNC_SCSI);
+	assert_int_equal(get_be64(pdu->bhs + BHS_LUN), 0);
+	assert_int_equal(get_be32(pdu->bhs + BHS_ITT), ISCSI_TAG_NONE);
+	assert_int_equal(get_be16(pdu->data), pdu->length - 2);
+	assert_int_equal(pdu->data[2 + 2], 0x06);
+	assert_int_equal(get_be16(pdu->data + 2 + 12), 0x2903);
+	virtual_advance(2 * SECOND_NS);
+	peer_expect_nothing(peer);
+	peer_read10(peer, 0, 1);
+	peer_send(peer, NULL, 0);
+	assert_int_equal(peer_status(peer), SCSI_CHECK_CONDITION);
+	peer_read10(peer, 0, 1);
+	peer_send(peer, NULL, 0);
+	peer_expect(peer, ISCSI_DATA_IN);
+	/* And again with the next one. */
+	reset_unit(other);
+	assert_int_equal(peer_expect(peer, ISCSI_ASYNC)->bhs[BHS_EVENT], ISCSI_ASYNC_SCSI);
+	peer_free(peer);
+	peer_free(other);
+}
+
 int
 main(void)
 {
@@ -458,6 +508,7 @@ main(void)
 		WORLD_TEST(test_stream_errors),
 		WORLD_TEST(test_drain),
 		WORLD_TEST(test_drain_by_logout),
+		WORLD_TEST(test_events),
 		WORLD_TEST(test_abort),
 		WORLD_TEST(test_visit),
 		WORLD_TEST(test_volume_gone),

@@ -77,6 +77,11 @@ test_standard_inquiry(void **state)
 	assert_memory_equal(a->in + 58, versions, sizeof(versions));
 	assert_memory_equal(a->in + 66, zeroes, 30);
 	check_truncation(CDB(0x12), 3, 2, 96);
+	/* AERC: the target reports events of itself. */
+	disk.target.events = true;
+	a = disk_command(disk.nexus, CDB(0x12, 0, 0, 0, 255), NULL, 0);
+	assert_int_equal(a->in[3], 0x92);
+	disk.target.events = false;
 }
 
 static void
