@@ -86,6 +86,7 @@ struct scsi_lu {
 struct scsi_unit {
 	struct scsi_nexus *nexus;
 	uint16_t number; /* LUN */
+	bool read_only;  /* the LUN's word, when it was opened */
 	bool gone;       /* is no longer that LUN's: closed when its tasks are done */
 	struct scsi_lu *lu;
 	struct blk_handle *handle;

@@ -293,7 +293,9 @@ scsi_nexus_renew(struct scsi_nexus *nexus)
 		struct scsi_unit *unit = nexus->units[i];
 		const struct lun *lun = scsi_nexus_lun(nexus, unit->number);
 
-		if (lun && lun->volume == blk_volume(unit->handle))
+		/* The handle may write or not as the LUN said when it was opened. */
+		if (lun && lun->volume == blk_volume(unit->handle) &&
+			lun->read_only == unit->read_only)
 			unit->attentions |= ATTENTION_LUNS;
 		else
 			drop_unit(unit);

@@ -159,6 +159,7 @@ scsi_unit_open(struct scsi_nexus *nexus, const struct lun *lun, struct scsi_unit
 		return -ENOMEM;
 	*unit = (struct scsi_unit){.nexus = nexus,
 		.number = lun->number,
+		.read_only = lun->read_only,
 		.attentions = nexus->returned ? ATTENTION_NEXUS_LOSS : ATTENTION_POWER_ON};
 	unit->announced = unit->attentions; /* a nexus that begins knows of them */
 	TAILQ_INIT(&unit->parts);

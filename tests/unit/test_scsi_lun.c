@@ -80,8 +80,7 @@ test_nexus_loss(void **state)
 	(void)state;
 	for (unsigned i = 0; i < 2; i++) {
 		scsi_nexus_free(disk.nexus);
-		disk.nexus =
-			scsi_nexus_new(&disk.catalogue, &disk.target, "iqn.test:one,i,0x1");
+		disk.nexus = scsi_nexus_new(&disk.catalogue, &disk.target, "iqn.test:one,i,0x1");
 		assert_sense(disk_command(disk.nexus, CDB(0), NULL, 0), 6, 0x2907);
 		assert_good(disk_command(disk.nexus, CDB(0), NULL, 0));
 	}
@@ -311,6 +310,31 @@ test_inventory_changed(void **state)
 	volume_script_close(second);
 }
 
+/* A LUN that has become read-only is so for a nexus that was writing, too; and the other way round. */
+static void
+test_read_only_from_now_on(void **state)
+{
+	uint8_t data[512] = {0};
+	struct lun luns[3] = {disk.luns[0], disk.luns[0], disk.luns[0]};
+	struct offer offers[3];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(offers); i++) {
+		luns[i].read_only = i == 1;
+		publish(&offers[i], &luns[i], 1, NULL);
+		disk_ready(disk.nexus);
+		if (luns[i].read_only)
+			assert_sense(disk_command(disk.nexus, CDB(OP_WRITE_10, [8] = 1), data, 512),
+				7, 0x2700);
+		else
+			assert_good(disk_command(disk.nexus, CDB(OP_WRITE_10, [8] = 1), data, 512));
+	}
+	scsi_nexus_free(disk.nexus);
+	scsi_nexus_free(disk.other);
+	disk.nexus = disk.other = NULL;
+	catalogue_publish(NULL);
+}
+
 static void
 test_describe(void **state)
 {
@@ -417,6 +441,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_read_only_lun, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_many_luns, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_inventory_changed, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(
+			test_read_only_from_now_on, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_describe, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_drop_volume, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_going_volume, disk_setup, disk_teardown),
