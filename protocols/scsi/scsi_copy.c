@@ -423,6 +423,7 @@ execute_extended_copy(struct scsi_task *task)
 		return;
 	}
 	memset(copy, 0, sizeof(*copy));
+	copy->action = task->opcode->action;
 	if (!start_copy(task, copy)) {
 		slab_free(copy_cache, copy);
 		scsi_finish(task);

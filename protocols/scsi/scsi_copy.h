@@ -43,6 +43,7 @@ struct scsi_copy {
 	struct scsi_copy *next; /* of those of its unit, newest first */
 	struct scsi_task *task; /* while it runs */
 	bool named;             /* has a list identifier */
+	uint8_t action;         /* EXTENDED COPY's service action */
 	uint32_t id;
 	enum copy_state state;
 

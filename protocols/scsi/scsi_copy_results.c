@@ -81,7 +81,7 @@ put_status_lid4(const struct scsi_copy *copy, struct writer *w)
 	uint64_t moved = copy->moved;
 	uint8_t units = scale(&moved, UINT64_MAX);
 
-	writer_u8(w, 0); /* RESPONSE TO SERVICE ACTION: EXTENDED COPY */
+	writer_u8(w, copy->action); /* RESPONSE TO SERVICE ACTION */
 	writer_u8(w, states_lid4[copy->state]);
 	writer_be16(w, 0);
 	writer_be32(w, UINT32_MAX); /* ESTIMATED STATUS UPDATE DELAY: not told */

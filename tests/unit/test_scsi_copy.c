@@ -785,6 +785,7 @@ test_lid4(void **state)
 	assert_good(a);
 	assert_int_equal(a->in_length, 32);
 	assert_int_equal(get_be32(a->in), 28);
+	assert_int_equal(a->in[4], SA_EXTENDED_COPY_LID4);
 	assert_int_equal(a->in[5], 0x01);
 	assert_int_equal(get_be64(a->in + 16), MIB);
 	assert_int_equal(get_be16(a->in + 24), 1);
