@@ -80,26 +80,12 @@ grow_budget(struct memory_pool *pool)
 	return grown;
 }
 
-void *
-memory_pool_alloc(struct memory_pool *pool)
-{
-	void *chunk = slab_alloc(pool->chunks);
-
-	/* What one loop grows another may take first: a few tries. */
-	for (unsigned tries = 0; !chunk && tries < 4 && grow_budget(pool); tries++)
-		chunk = slab_alloc(pool->chunks);
-	return chunk;
-}
-
-void
-memory_pool_shrink(struct memory_pool *pool)
+/* Under `budget`: what was granted and the cache does not have goes back to the cap. */
+static void
+give_surplus(struct memory_pool *pool)
 {
 	struct slab_stats stats;
 
-	if (atomic_load_explicit(&pool->unasked, memory_order_relaxed) < pool->slab_size)
-		return;
-	pthread_mutex_lock(&pool->budget);
-	atomic_store_explicit(&pool->unasked, 0, memory_order_relaxed);
 	slab_cache_stats(pool->chunks, &stats);
 	slab_cache_limit(pool->chunks, stats.memory ? stats.memory : 1);
 	/* Others may have grown up to the old limit just before; they cannot any more. */
@@ -109,6 +95,34 @@ memory_pool_shrink(struct memory_pool *pool)
 		pool->granted = stats.memory;
 	}
 	slab_cache_limit(pool->chunks, pool->granted ? pool->granted : 1);
+}
+
+void *
+memory_pool_alloc(struct memory_pool *pool)
+{
+	void *chunk = slab_alloc(pool->chunks);
+	unsigned tries = 0;
+
+	/* What one loop grows another may take first: a few tries. */
+	for (; !chunk && tries < 4 && grow_budget(pool); tries++)
+		chunk = slab_alloc(pool->chunks);
+	if (!chunk && tries > 0) {
+		/* The kernel has none, or none that it locks: the grant is nobody's. */
+		pthread_mutex_lock(&pool->budget);
+		give_surplus(pool);
+		pthread_mutex_unlock(&pool->budget);
+	}
+	return chunk;
+}
+
+void
+memory_pool_shrink(struct memory_pool *pool)
+{
+	if (atomic_load_explicit(&pool->unasked, memory_order_relaxed) < pool->slab_size)
+		return;
+	pthread_mutex_lock(&pool->budget);
+	atomic_store_explicit(&pool->unasked, 0, memory_order_relaxed);
+	give_surplus(pool);
 	pthread_mutex_unlock(&pool->budget);
 }
 
