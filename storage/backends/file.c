@@ -426,6 +426,7 @@ resize_file(void *state, uint64_t size, struct error *error)
 		atomic_store(&image->size, size);
 	if (ftruncate(image->fd, (off_t)size) < 0) {
 		rc = -errno;
+		atomic_store(&image->size, before);
 		return error_set(error, rc, "%s: cannot make it %" PRIu64 " bytes long: %s",
 			image->path, size, strerror(-rc));
 	}

@@ -4,6 +4,7 @@
 #include "storage_test.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -152,6 +153,55 @@ file_grows_and_shrinks(void **state)
 	grows_and_shrinks("file", MIB, 5 * MIB + 512);
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(st.st_size, 5 * MIB + 512);
+	unlink(path);
+}
+
+/* The volume's descriptor. */
+static int
+find_descriptor(void)
+{
+	char name[64], target[300];
+
+	for (int fd = 3; fd < 1024; fd++) {
+		ssize_t length;
+
+		snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+		length = readlink(name, target, sizeof(target) - 1);
+		if (length <= 0)
+			continue;
+		target[length] = '\0';
+		if (strcmp(target, path) == 0)
+			return fd;
+	}
+	fail_msg("nobody has %s open", path);
+	return -1;
+}
+
+/* A size that the file did not get is not taken for its own: who cuts it there is still found out. */
+static void
+failed_shrink_changes_nothing(void **state)
+{
+	struct volume *volume = open_volume("file", 2 * MIB);
+	int fd = find_descriptor(), kept = dup(fd), other = open(path, O_RDONLY | O_CLOEXEC);
+	struct blk_handle *handle;
+	uint8_t data[512] = {1};
+	char text[512];
+
+	(void)state;
+	virtual_as(loop_by_index(0));
+	handle = open_handle(volume);
+	assert_true(kept >= 0 && other >= 0);
+	assert_int_equal(dup2(other, fd), fd);
+	assert_int_equal(resize(volume, MIB, true, text), -EINVAL);
+	assert_non_null(strstr(text, "cannot make it 1048576 bytes long"));
+	assert_int_equal(dup2(kept, fd), fd);
+	close(kept);
+	close(other);
+	assert_int_equal(io_on(handle, BLK_WRITE, 2 * MIB - 512, data), 0);
+	assert_int_equal(truncate(path, MIB + MIB / 2), 0);
+	virtual_advance(SECOND_NS);
+	assert_int_equal(io_on(handle, BLK_WRITE, 0, data), -EIO);
+	drop(volume, handle);
 	unlink(path);
 }
 
@@ -446,6 +496,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(memory_grows_and_shrinks, settle),
 		cmocka_unit_test_teardown(file_grows_and_shrinks, settle),
+		cmocka_unit_test_teardown(failed_shrink_changes_nothing, settle),
 		cmocka_unit_test_teardown(refusals_say_why, settle),
 		cmocka_unit_test_teardown(one_change_at_a_time, settle),
 		cmocka_unit_test_teardown(clear_lifts_the_latch, settle),
