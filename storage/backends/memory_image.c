@@ -111,13 +111,19 @@ load_data(struct memory *memory, int fd, const char *path, uint64_t size, uint8_
 {
 	for (uint64_t offset = 0; offset < size; offset += CHUNK_SIZE) {
 		off_t data = lseek(fd, (off_t)offset, SEEK_DATA);
+		size_t length;
 		int rc;
 
 		if (data < 0 && errno == ENXIO)
 			return 0;
+		/* The file may grow meanwhile: what is behind its old end is not for this volume. */
+		if (data >= (off_t)size)
+			return 0;
 		if (data > (off_t)offset)
 			offset = round_down((uint64_t)data, CHUNK_SIZE);
-		rc = read_piece(fd, buffer, CHUNK_SIZE, offset);
+		length = (size_t)min_u64(CHUNK_SIZE, size - offset);
+		rc = read_piece(fd, buffer, length, offset);
+		memset(buffer + length, 0, CHUNK_SIZE - length);
 		if (rc)
 			return error_set(error, rc, "%s: %s", path, strerror(-rc));
 		if (!take_chunk(memory, offset, buffer))

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -614,6 +615,56 @@ bad_files_change_nothing(void **state)
 }
 
 /* A file of data that is more than the limit lets in. */
+/* In place of libc's, for the loader: a file that grows after its size was looked at. */
+static uint64_t grows_at;
+
+off_t
+lseek(int fd, off_t offset, int whence)
+{
+	if (whence == SEEK_DATA && grows_at) {
+		char path[64];
+		int same;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		same = open(path, O_WRONLY | O_CLOEXEC);
+		assert_true(same >= 0);
+		assert_int_equal(pwrite(same, "grown", 5, (off_t)grows_at), 5);
+		close(same);
+		grows_at = 0;
+	}
+	return syscall(SYS_lseek, fd, offset, whence);
+}
+
+/* What comes behind the end of a file that is being loaded is nowhere in the volume, not even behind its
+ * own end, where it would appear when the volume grows. */
+static void
+file_that_grows_while_it_is_loaded(void **state)
+{
+	/* In the last chunk; where another leaf of the same stripe would be. */
+	static const uint64_t places[] = {MIB + 8192, 256 * MIB};
+	char *path = strdup(in_dir("growing"));
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
+		struct volume *volume = open_memory(&(struct conf_volume){.size = MIB + 512});
+		struct blk_handle *handle = open_handle(volume);
+		int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+		assert_true(fd >= 0);
+		assert_int_equal(ftruncate(fd, MIB + 512), 0);
+		close(fd);
+		grows_at = places[i];
+		assert_int_equal(do_copy(volume_load, volume, path), 0);
+		assert_int_equal(grows_at, 0);
+		assert_int_equal(blk_allocated(handle), 0);
+		expect_filled(handle, 0, MIB + 512, 0);
+		close_volume(volume, handle);
+	}
+	expect_nothing_left();
+	unlink(path);
+	free(path);
+}
+
 static void
 load_beyond_the_limit(void **state)
 {
@@ -715,6 +766,7 @@ main(void)
 		cmocka_unit_test(saved_and_loaded_again),
 		cmocka_unit_test(saved_at_the_end),
 		cmocka_unit_test(bad_files_change_nothing),
+		cmocka_unit_test(file_that_grows_while_it_is_loaded),
 		cmocka_unit_test(load_beyond_the_limit),
 		cmocka_unit_test(grows_and_shrinks),
 	};
