@@ -148,9 +148,14 @@ end_io(struct blk_request *request, int result)
 
 	client->in_flight--;
 	client->done(client, request, result);
-	next = chain_pop(&client->waiting);
-	if (next && !start_io(client, next))
+	/* What the ring does not take is for a worker. With nothing in flight nobody would come back here
+	 * for those that wait. */
+	do {
+		next = chain_pop(&client->waiting);
+		if (!next || start_io(client, next))
+			break;
 		client->done(client, next, -EAGAIN);
+	} while (client->in_flight == 0);
 }
 
 /* What is in the completion ring now. */

@@ -185,7 +185,10 @@ void
 layer_put_in(struct volume *volume, enum layer_id id, const struct layer_ops *ops, void *state)
 {
 	CHECK(!volume->layer[id].state);
+	/* A loop on which a client comes asks what the rates know of others (qos_client_rested()). */
+	pthread_mutex_lock(&volume->lock);
 	volume->layer[id] = (struct layer){.ops = ops, .state = state};
+	pthread_mutex_unlock(&volume->lock);
 }
 
 void
