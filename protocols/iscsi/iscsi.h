@@ -162,6 +162,7 @@ struct iscsi_rx {
 	bool blocked; /* no byte is taken until somebody unblocks */
 	bool drop;    /* the PDU has no effect: its data passes by */
 	bool bad_digest;
+	bool spent;     /* a command that was aborted while it came: its CmdSN counts */
 	uint8_t reject; /* reason of the Reject to send when the PDU has passed by, or 0 */
 	uint8_t head[ISCSI_BHS + ISCSI_AHS + 4];
 	size_t head_have, head_need;
@@ -525,6 +526,8 @@ enum iscsi_order { ORDER_NOW, ORDER_LATER, ORDER_IGNORE };
 enum iscsi_order iscsi_session_order(const struct iscsi_session *session, const uint8_t *bhs);
 /* Keeps a place for a request that came early. NULL: no memory. */
 struct iscsi_held *iscsi_session_hold(struct iscsi_conn *conn, uint32_t cmdsn);
+/* The number of a request that has come whole and is not there any more: no gap stays. False: no memory. */
+bool iscsi_session_skip(struct iscsi_conn *conn, const uint8_t *bhs);
 /* Runs what waited for ExpCmdSN. */
 void iscsi_session_advance(struct iscsi_session *session);
 /* Forgets what came by this connection ahead of its CmdSN: it is a gap again (11.14). */

@@ -66,6 +66,7 @@ await_header(struct iscsi_rx *rx)
 	rx->drop = false;
 	rx->reject = 0;
 	rx->bad_digest = false;
+	rx->spent = false;
 	rx->task = NULL;
 	rx->niov = 0;
 	rx->skip = 0;

@@ -131,9 +131,15 @@ order_request(struct iscsi_conn *conn)
 	struct iscsi_session *session = conn->session;
 	struct iscsi_request *request = &conn->rx.request;
 	struct iscsi_held *held;
+	enum iscsi_order order;
 
 	memcpy(request->bhs, conn->rx.head, ISCSI_BHS);
-	if (iscsi_session_order(session, request->bhs) == ORDER_LATER) {
+	order = iscsi_session_order(session, request->bhs);
+	if (order == ORDER_IGNORE) { /* its number came by another connection meanwhile */
+		iscsi_request_free(session, request);
+		return;
+	}
+	if (order == ORDER_LATER) {
 		held = iscsi_session_hold(conn, get_be32(request->bhs + BHS_CMDSN));
 		if (!held) {
 			iscsi_conn_die(conn, "out of memory");
@@ -170,6 +176,8 @@ iscsi_request_finish(struct iscsi_conn *conn)
 	}
 	if (!rx->drop)
 		order_request(conn);
+	else if (rx->spent && !rx->bad_digest && !iscsi_session_skip(conn, rx->head))
+		iscsi_conn_die(conn, "out of memory");
 }
 
 static void

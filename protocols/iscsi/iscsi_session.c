@@ -480,6 +480,22 @@ iscsi_session_hold(struct iscsi_conn *conn, uint32_t cmdsn)
 	return held;
 }
 
+bool
+iscsi_session_skip(struct iscsi_conn *conn, const uint8_t *bhs)
+{
+	struct iscsi_session *session = conn->session;
+	struct iscsi_held *held;
+
+	if (bhs[BHS_OPCODE] & ISCSI_IMMEDIATE || iscsi_session_order(session, bhs) == ORDER_IGNORE)
+		return true;
+	held = iscsi_session_hold(conn, get_be32(bhs + BHS_CMDSN));
+	if (!held)
+		return false;
+	held->filled = true;
+	iscsi_session_advance(session);
+	return true;
+}
+
 void
 iscsi_session_advance(struct iscsi_session *session)
 {

@@ -234,6 +234,7 @@ iscsi_task_abort(struct iscsi_task *task)
 		if (rx->task == task) {
 			rx->task = NULL;
 			rx->drop = true;
+			rx->spent = (rx->head[BHS_OPCODE] & ISCSI_OPCODE_MASK) == ISCSI_COMMAND;
 		}
 		iscsi_task_free(task);
 		break;
@@ -551,18 +552,19 @@ iscsi_task_finish(struct iscsi_conn *conn)
 	struct iscsi_rx *rx = &conn->rx;
 	struct iscsi_task *task = rx->task;
 	bool covered = session->ntmfs > 0 && iscsi_tmf_covers(session, task);
-	enum iscsi_order order;
+	enum iscsi_order order = iscsi_session_order(session, rx->head);
 
 	rx->task = NULL;
-	if (rx->bad_digest) {
-		/* 7.8: Reject alone; the CmdSN is not consumed. */
+	/* 7.8: Reject alone; the CmdSN is not consumed. And while it came its number may have come by
+	 * another connection, or been passed over by a reset. */
+	if (rx->bad_digest || order == ORDER_IGNORE) {
 		forget_task(task);
 		iscsi_task_free(task);
-		iscsi_reply_reject(conn, ISCSI_REJECT_DIGEST, rx->head);
+		if (rx->bad_digest)
+			iscsi_reply_reject(conn, ISCSI_REJECT_DIGEST, rx->head);
 		return;
 	}
 	task->out_asked = rx->data_length;
-	order = iscsi_session_order(session, rx->head);
 	if (order == ORDER_LATER) {
 		task->held = iscsi_session_hold(conn, task->cmdsn);
 		if (!task->held) {

@@ -573,6 +573,82 @@ test_task_management_across(void **state)
 	peer_free(second);
 }
 
+static void
+send_function(struct peer *peer, uint8_t function, uint32_t rtt)
+{
+	uint8_t *bhs = peer_start(peer, ISCSI_TASK_REQUEST | ISCSI_IMMEDIATE);
+
+	bhs[BHS_FLAGS] = ISCSI_FINAL | function;
+	put_be32(bhs + BHS_RTT, rtt);
+	peer_send(peer, NULL, 0);
+}
+
+/* A command is aborted by one connection while the other is still bringing it: its number counts as
+ * received, or no later command would ever run. */
+static void
+test_abort_of_a_command_half_received(void **state)
+{
+	static const uint8_t functions[] = {
+		ISCSI_ABORT_TASK, ISCSI_LUN_RESET, ISCSI_TARGET_WARM_RESET};
+	static uint8_t bytes[8192], data[4096];
+	size_t n;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(functions); i++) {
+		struct peer *first = new_session(), *second = join(first, 1, 1);
+
+		peer_write10(second, 8, 8);
+		n = peer_compose(second, data, sizeof(data), bytes);
+		pipe_feed(second->pipe, bytes, n / 2);
+		virtual_run_until_idle();
+		first->cmdsn = second->cmdsn;
+		send_function(first, functions[i], second->itt);
+		virtual_run_until_idle();
+		pipe_feed(second->pipe, bytes + n / 2, n - n / 2);
+		assert_int_equal(peer_expect(first, ISCSI_TASK_RESPONSE)->bhs[BHS_RESPONSE],
+			ISCSI_FUNCTION_COMPLETE);
+		peer_expect_nothing(second);
+		peer_start(first, ISCSI_NOP_OUT);
+		peer_send(first, NULL, 0);
+		assert_int_equal(get_be32(peer_expect(first, ISCSI_NOP_IN)->bhs + BHS_EXPCMDSN),
+			first->cmdsn);
+		peer_free(first);
+		peer_free(second);
+	}
+}
+
+/* One number by two connections, the second time begun before the first one was whole: once. */
+static void
+test_number_taken_while_a_pdu_comes(void **state)
+{
+	static uint8_t bytes[8192], data[4096];
+	size_t n;
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		struct peer *first = new_session(), *second = join(first, 1, 1);
+
+		if (i == 0)
+			peer_write10(second, 8, 8);
+		else
+			peer_start(second, ISCSI_NOP_OUT);
+		n = peer_compose(second, data, sizeof(data), bytes);
+		pipe_feed(second->pipe, bytes, n / 2);
+		virtual_run_until_idle();
+		peer_start(first, ISCSI_NOP_OUT);
+		peer_send(first, NULL, 0);
+		peer_expect(first, ISCSI_NOP_IN);
+		pipe_feed(second->pipe, bytes + n / 2, n - n / 2);
+		peer_expect_nothing(second);
+		peer_start(first, ISCSI_NOP_OUT);
+		peer_send(first, NULL, 0);
+		assert_int_equal(get_be32(peer_expect(first, ISCSI_NOP_IN)->bhs + BHS_EXPCMDSN),
+			first->cmdsn);
+		peer_free(first);
+		peer_free(second);
+	}
+}
+
 /* 4.2.3.3: what was answered on other connections has to have arrived. */
 static void
 test_task_management_awaits_status(void **state)
@@ -722,6 +798,8 @@ main(void)
 		WORLD_TEST(test_connection_reinstatement),
 		WORLD_TEST(test_writes_left_behind),
 		WORLD_TEST(test_task_management_across),
+		WORLD_TEST(test_abort_of_a_command_half_received),
+		WORLD_TEST(test_number_taken_while_a_pdu_comes),
 		WORLD_TEST(test_task_management_awaits_status),
 		WORLD_TEST(test_task_management_asker_lost),
 		WORLD_TEST(test_session_reinstatement),
