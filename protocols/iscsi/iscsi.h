@@ -547,6 +547,9 @@ void iscsi_request_finish(struct iscsi_conn *conn);
 /* Carries out a request in its turn; its data is the callee's to free. */
 void iscsi_request_run(struct iscsi_conn *conn, struct iscsi_request *request);
 void iscsi_request_free(struct iscsi_session *session, struct iscsi_request *request);
+/* The one being received, whose data has to wait for room, takes it past the budget: what others of the
+ * session hold room for lies behind it on the socket. */
+void iscsi_request_hurry(struct iscsi_conn *conn);
 /* NOP-In (11.19): asks whether anybody is there, or only carries numbers. */
 void iscsi_ping(struct iscsi_conn *conn, bool ask);
 /* The tasks a Logout waited for are gone. */

@@ -64,8 +64,8 @@ take_request_data(struct iscsi_conn *conn)
 {
 	struct iscsi_rx *rx = &conn->rx;
 
-	rx->request.reserved = rx->data_length;
-	if (iobuf_take(&rx->request.data, rx->data_length) != 0) {
+	rx->request.reserved = rx->request.length;
+	if (iobuf_take(&rx->request.data, rx->request.length) != 0) {
 		iscsi_conn_die(conn, "out of memory");
 		return;
 	}
@@ -82,6 +82,18 @@ request_granted(struct iscsi_wait *wait)
 	take_request_data(conn);
 	conn->rx.blocked = false;
 	iscsi_conn_resume(conn);
+}
+
+void
+iscsi_request_hurry(struct iscsi_conn *conn)
+{
+	struct iscsi_rx *rx = &conn->rx;
+
+	iscsi_wait_cancel(conn->session, &rx->wait);
+	/* A whole text, but not a whole ping: what lies beyond passes by and is not sent back. */
+	rx->request.length = min_size(rx->data_length, LIMIT_ISCSI_TEXT);
+	iobuf_charge(&conn->session->account, rx->request.length, IOBUF_READY);
+	take_request_data(conn);
 }
 
 void
@@ -113,6 +125,8 @@ iscsi_request_begin(struct iscsi_conn *conn)
 		return;
 	if (iscsi_reserve(conn->session, &rx->wait, rx->data_length, IOBUF_READY, request_granted))
 		take_request_data(conn);
+	else if (conn->session->collecting > 0)
+		iscsi_request_hurry(conn);
 	else
 		rx->blocked = true;
 }

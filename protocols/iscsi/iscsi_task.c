@@ -350,7 +350,9 @@ out_granted(struct iscsi_wait *wait)
 		sink_immediate(task);
 	} else {
 		iscsi_task_go(task);
-		return;
+		if (!conn->rx.wait.queued)
+			return;
+		iscsi_request_hurry(conn); /* its data lies behind that */
 	}
 	conn->rx.blocked = false;
 	iscsi_conn_resume(conn);

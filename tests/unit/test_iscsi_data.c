@@ -758,6 +758,71 @@ test_no_deadlock_of_immediate_data(void **state)
 	peer_free(peer);
 }
 
+/* Nor does a ping's data wait behind a write for room that is held for data behind the ping. */
+static void
+test_no_deadlock_of_ping_data(void **state)
+{
+	enum { BLOCKS = 16384, WRITES = LIMIT_IOBUF_CLIENT / (BLOCKS * 512) };
+	static uint8_t data[64 * 1024];
+	struct peer *peer = peer_session("MaxRecvDataSegmentLength=262144\n");
+	struct pdu *pdu;
+
+	(void)state;
+	fill_pattern(data, sizeof(data), 9);
+	for (unsigned i = 0; i < WRITES; i++) {
+		peer_write10(peer, 0, BLOCKS);
+		peer_send(peer, NULL, 0);
+		peer_expect(peer, ISCSI_R2T);
+	}
+	peer_write10(peer, 0, BLOCKS); /* waits for the others */
+	peer_send(peer, NULL, 0);
+	peer_start(peer, ISCSI_NOP_OUT);
+	peer_send(peer, data, 512);
+	pdu = peer_expect(peer, ISCSI_NOP_IN);
+	assert_int_equal(pdu->length, 512);
+	assert_memory_equal(pdu->data, data, 512);
+	peer_start(peer, ISCSI_NOP_OUT | ISCSI_IMMEDIATE);
+	peer_send(peer, data, sizeof(data));
+	pdu = peer_expect(peer, ISCSI_NOP_IN);
+	assert_int_equal(pdu->length, LIMIT_ISCSI_TEXT);
+	assert_memory_equal(pdu->data, data, LIMIT_ISCSI_TEXT);
+	assert_int_equal(iobuf_reserved(0), LIMIT_IOBUF_CLIENT);
+	peer_free(peer);
+}
+
+/* A ping that waits while others hold all room gives way when one of its session's writes gets some. */
+static void
+test_no_deadlock_of_a_ping_that_waits(void **state)
+{
+	enum { BLOCKS = 16384, WRITES = LIMIT_IOBUF_CLIENT / (BLOCKS * 512) };
+	struct peer *others[2], *peer;
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) { /* all that payloads may take of a loop's share */
+		others[i] = peer_session(NULL);
+		for (unsigned n = 0; n < WRITES; n++) {
+			peer_write10(others[i], 0, BLOCKS);
+			peer_send(others[i], NULL, 0);
+			peer_expect(others[i], ISCSI_R2T);
+		}
+	}
+	peer = peer_session(NULL);
+	for (unsigned n = 0; n < WRITES + 1; n++) {
+		peer_write10(peer, 0, BLOCKS);
+		peer_send(peer, NULL, 0);
+	}
+	peer_start(peer, ISCSI_NOP_OUT);
+	peer_send(peer, pattern, 512);
+	peer_expect_nothing(peer);
+	peer_free(others[0]);
+	peer_expect(peer, ISCSI_R2T);
+	assert_int_equal(peer_expect(peer, ISCSI_NOP_IN)->length, 512);
+	for (unsigned n = 1; n < WRITES; n++)
+		peer_expect(peer, ISCSI_R2T);
+	peer_free(others[1]);
+	peer_free(peer);
+}
+
 /* Reads beyond the budget wait for room; pings are answered meanwhile. */
 static void
 test_reads_beyond_the_budget(void **state)
@@ -838,6 +903,8 @@ main(void)
 		WORLD_TEST(test_slow_reader),
 		WORLD_TEST(test_writes_beyond_the_budget),
 		WORLD_TEST(test_no_deadlock_of_immediate_data),
+		WORLD_TEST(test_no_deadlock_of_ping_data),
+		WORLD_TEST(test_no_deadlock_of_a_ping_that_waits),
 		WORLD_TEST(test_reads_beyond_the_budget),
 		WORLD_TEST(test_two_sessions_on_two_loops),
 	};
