@@ -110,21 +110,29 @@ want_submit(struct uring *uring)
 	loop_before_sleep(uring->loop, &uring->submit_task);
 }
 
-/* False: the ring has no room although it was just emptied. */
+/* NULL: the ring has no room although it was just emptied. */
+static struct io_uring_sqe *
+get_entry(struct uring *uring)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
+
+	if (sqe)
+		return sqe;
+	io_uring_submit(&uring->ring);
+	return io_uring_get_sqe(&uring->ring);
+}
+
+/* False: no room. */
 static bool
 start_io(struct uring_client *client, struct blk_request *request)
 {
 	struct uring *uring = client->ring;
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
+	struct io_uring_sqe *sqe = get_entry(uring);
 	const struct iovec *iov = request->iov;
 	bool write = request->op == BLK_WRITE;
 
-	if (!sqe) {
-		io_uring_submit(&uring->ring);
-		sqe = io_uring_get_sqe(&uring->ring);
-		if (!sqe)
-			return false;
-	}
+	if (!sqe)
+		return false;
 	if (request->niov == 1)
 		io_uring_prep_rw(write ? IORING_OP_WRITE : IORING_OP_READ, sqe, client->fd,
 			iov->iov_base, (unsigned)request->length, request->offset);
@@ -283,7 +291,7 @@ uring_cancel(struct uring_client *client, struct blk_request *request)
 	/* B7: a sync that is interrupted may have been told of a failure that nobody hears then. */
 	if (request->op == BLK_WRITE && request->flags & BLK_FUA)
 		return;
-	sqe = io_uring_get_sqe(&uring->ring);
+	sqe = get_entry(uring);
 	if (!sqe)
 		return;
 	/* In its place among the submissions: a later request at the same address is not meant. */

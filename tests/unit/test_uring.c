@@ -277,6 +277,75 @@ more_completions_than_places(void **state)
 	free(all);
 }
 
+/* More than the ring has places for submissions: a reset of many units, whose disks hang. */
+#define HANGING 5
+
+static struct one *hanging;
+static unsigned taken_back;
+
+static void
+hanging_done(struct uring_client *of, struct blk_request *request, int result)
+{
+	(void)of;
+	(void)request;
+	CHECK(result == 1 || result == -ECANCELED);
+	taken_back += result == -ECANCELED;
+	if (--many_left == 0)
+		loop_stop_main();
+}
+
+/* What was not taken back ends too, later. */
+static void
+let_go(struct loop_task *task)
+{
+	static const char bytes[HANGING * LIMIT_URING_DEPTH];
+
+	(void)task;
+	assert_int_equal(write(ends[1], bytes, sizeof(bytes)), sizeof(bytes));
+	if (--many_left == 0)
+		loop_stop_main();
+}
+
+static void
+cancel_all(struct loop_task *task)
+{
+	for (unsigned i = 0; i < HANGING * LIMIT_URING_DEPTH; i++)
+		uring_cancel(&many[i / LIMIT_URING_DEPTH], &hanging[i].blk);
+	task->run = let_go;
+	loop_post(loop_main(), task);
+}
+
+static void
+more_cancels_than_places(void **state)
+{
+	struct loop_task task = {.run = cancel_all};
+
+	(void)state;
+	if (!has_ring())
+		skip();
+	hanging = calloc((size_t)HANGING * LIMIT_URING_DEPTH, sizeof(*hanging));
+	many_left = HANGING * LIMIT_URING_DEPTH + 1; /* and let_go() */
+	taken_back = 0;
+	for (unsigned i = 0; i < HANGING * LIMIT_URING_DEPTH; i++) {
+		struct uring_client *of = &many[i / LIMIT_URING_DEPTH];
+		struct one *one = &hanging[i];
+
+		if (i % LIMIT_URING_DEPTH == 0) {
+			*of = (struct uring_client){.fd = ends[0], .done = hanging_done};
+			assert_true(uring_join(of));
+		}
+		one->iov = (struct iovec){&one->byte, 1};
+		one->blk = (struct blk_request){
+			.op = BLK_READ, .length = 1, .iov = &one->iov, .niov = 1};
+		assert_true(uring_submit(of, &one->blk));
+	}
+	loop_post(loop_main(), &task);
+	loop_run_main();
+	assert_int_equal(many_left, 0);
+	assert_int_equal(taken_back, HANGING * LIMIT_URING_DEPTH);
+	free(hanging);
+}
+
 static int
 start(void **state)
 {
@@ -306,6 +375,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(kernel_gives_back_what_has_not_begun, begin, end),
 		cmocka_unit_test_setup_teardown(request_and_cancel_race, begin, end),
 		cmocka_unit_test_setup_teardown(more_completions_than_places, begin, end),
+		cmocka_unit_test_setup_teardown(more_cancels_than_places, begin, end),
 		cmocka_unit_test_setup_teardown(sync_of_its_own_is_not_interrupted, begin, end),
 	};
 
