@@ -275,7 +275,8 @@ check_usage(struct scsi_task *task, const struct scsi_opcode *row)
 	return scsi_fail_cdb(task, i);
 }
 
-/* Another nexus' reservation. The block layer looks again when the command's requests start. */
+/* Another nexus' reservation: before data is asked for, and when the command begins. The block layer
+ * looks again when its requests start. */
 static bool
 check_access(struct scsi_task *task, const struct scsi_opcode *row)
 {
@@ -427,7 +428,12 @@ scsi_execute(struct scsi_task *task)
 	task->pending = 1;
 	task->cancelled = false;
 	task->withdraw = NULL;
-	task->opcode->execute(task);
+	/* It may have waited for data and for room; what is no request to the volume is looked at
+	 * here alone. */
+	if (task->unit && !check_access(task, task->opcode))
+		scsi_finish(task);
+	else
+		task->opcode->execute(task);
 }
 
 void

@@ -187,6 +187,51 @@ test_each_type(void **state)
 	}
 }
 
+static bool late_done;
+
+static void
+on_late(struct scsi_task *task)
+{
+	(void)task;
+	late_done = true;
+}
+
+/* A MODE SELECT whose list comes after another nexus' RESERVE changes nothing. */
+static void
+test_reserved_before_its_data(void **state)
+{
+	static const uint8_t swp[16] = {
+		[4] = MODE_CONTROL, 10, 0x20, 0x10, 0x08, [12] = 0xff, 0xff};
+	struct scsi_task task = {.nexus = disk.other,
+		.cdb = {OP_MODE_SELECT_6, CDB_PF, [4] = sizeof(swp)},
+		.cdb_length = 6,
+		.portal_id = disk.portal_id,
+		.out_expected = sizeof(swp),
+		.done = on_late};
+
+	(void)state;
+	late_done = false;
+	assert_true(scsi_prepare(&task));
+	do_out(disk.nexus, SA_REGISTER, 0, 0, 1);
+	do_out(disk.nexus, SA_RESERVE, 1, 1, 0);
+	assert_int_equal(iobuf_take(&task.out, sizeof(swp)), 0);
+	iov_from(task.out.iov, task.out.niov, 0, swp, sizeof(swp));
+	scsi_execute(&task);
+	assert_false(late_done);
+	virtual_run_until_idle();
+	assert_true(late_done);
+	iobuf_free(&task.out);
+	assert_int_equal(task.status, SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(task.sense_length, 0);
+	assert_true(may_write(disk.nexus));
+	do_out(disk.nexus, SA_RELEASE, 1, 1, 0);
+	/* The same list is good otherwise. */
+	assert_good(disk_command(disk.other, task.cdb, swp, sizeof(swp)));
+	assert_attention(disk.nexus, ASC_MODE_CHANGED);
+	assert_sense(disk_command(disk.nexus, CDB(OP_WRITE_10, [8] = 1), block, 512), 7,
+		ASC_SOFTWARE_PROTECTED);
+}
+
 static void
 test_commands_by_class(void **state)
 {
@@ -606,6 +651,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_each_type, start, stop),
 		cmocka_unit_test_setup_teardown(test_commands_by_class, start, stop),
+		cmocka_unit_test_setup_teardown(test_reserved_before_its_data, start, stop),
 		cmocka_unit_test_setup_teardown(test_registering, start, stop),
 		cmocka_unit_test_setup_teardown(test_reserving, start, stop),
 		cmocka_unit_test_setup_teardown(test_all_registrants, start, stop),
