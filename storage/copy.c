@@ -90,15 +90,19 @@ freeze_all(struct copy *copy, enum freeze_mode mode, void (*ready)(struct freeze
 	freeze_start(&copy->freeze, copy->volume, 0, atomic_load(&copy->volume->size), mode, ready);
 }
 
-/* True: the volume is frozen. */
+/* True: the volume is frozen, and nobody sealed it since the copy was begun. */
 static bool
 has_frozen(struct copy *copy, int rc)
 {
 	copy->frozen = rc == 0;
-	copy->rc = rc;
 	if (rc)
 		error_set(&copy->error, rc, "requests in flight do not come back");
-	return copy->frozen;
+	else if (atomic_load(&copy->volume->refuse) & VOLUME_SEALED)
+		rc = error_set(&copy->error, -EBUSY,
+			"volume %s was sealed meanwhile: it is being sanitized, or that failed",
+			copy->volume->name);
+	copy->rc = rc;
+	return rc == 0;
 }
 
 /* Snapshot and save. */
@@ -175,8 +179,8 @@ frozen_for_load(struct freeze *freeze, int rc)
 			error_set(&copy->error, copy->rc, "no memory");
 		else
 			atomic_fetch_add(&copy->volume->content, 1);
-		thaw(copy);
 	}
+	thaw(copy);
 	act(copy, dispose, end_copy);
 }
 

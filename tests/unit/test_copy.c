@@ -615,6 +615,57 @@ bad_files_change_nothing(void **state)
 }
 
 /* A file of data that is more than the limit lets in. */
+static void
+note_sealed(void *arg, int rc)
+{
+	*(int *)arg = rc;
+}
+
+/* A volume that is sanitized while a file is being read, or while a snapshot waits for its turn: what was
+ * erased stays erased, and is not kept elsewhere. */
+static void
+sealed_meanwhile(void **state)
+{
+	int (*const begin[])(struct volume *, const char *, volume_copied *, void *,
+		struct error *) = {volume_load, volume_save, volume_snapshot};
+	char *path = strdup(in_dir("late"));
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+	(void)state;
+	assert_int_equal(pwrite(fd, "late", 4, 0), 4);
+	close(fd);
+	for (unsigned i = 0; i < ARRAY_SIZE(begin); i++) {
+		struct volume *volume = open_memory(&(struct conf_volume){.size = MIB});
+		struct blk_handle *handle = open_handle(volume);
+		int sealed = 1;
+
+		fill(handle, 0, CHUNK, 5);
+		work_inline_hold(true);
+		/* The load has its file to read first; the others come to the freeze after the seal. */
+		if (begin[i] == volume_load)
+			assert_int_equal(begin_copy(begin[i], volume, path), 0);
+		assert_int_equal(blk_seal(handle, NULL, note_sealed, &sealed), 0);
+		if (begin[i] != volume_load)
+			assert_int_equal(begin_copy(begin[i], volume,
+						 begin[i] == volume_save ? path : "clone"),
+				0);
+		virtual_run_until_idle();
+		assert_int_equal(sealed, 0);
+		work_inline_hold(false);
+		virtual_run_until_idle();
+		assert_int_equal(told.times, 1);
+		assert_int_equal(told.rc, -EBUSY);
+		assert_string_equal(told.text,
+			"volume memory was sealed meanwhile: it is being sanitized, or that failed");
+		expect_filled(handle, 0, CHUNK, 5);
+		blk_unseal(handle);
+		close_volume(volume, handle);
+		expect_nothing_left();
+	}
+	unlink(path);
+	free(path);
+}
+
 /* In place of libc's, for the loader: a file that grows after its size was looked at. */
 static uint64_t grows_at;
 
@@ -767,6 +818,7 @@ main(void)
 		cmocka_unit_test(saved_at_the_end),
 		cmocka_unit_test(bad_files_change_nothing),
 		cmocka_unit_test(file_that_grows_while_it_is_loaded),
+		cmocka_unit_test(sealed_meanwhile),
 		cmocka_unit_test(load_beyond_the_limit),
 		cmocka_unit_test(grows_and_shrinks),
 	};
