@@ -472,7 +472,9 @@ struct iscsi_session {
 	TAILQ_HEAD(, iscsi_task) tasks;
 	LIST_HEAD(, iscsi_task) buckets[ISCSI_TASK_BUCKETS];
 	TAILQ_HEAD(, iscsi_held) held; /* by CmdSN */
-	TAILQ_HEAD(, iscsi_tmf) tmfs;  /* that wait for tasks */
+	uint32_t stood_at;    /* ExpCmdSN when the sweep last saw it move, or nothing held */
+	uint64_t stood_since; /* loop_now() of that */
+	TAILQ_HEAD(, iscsi_tmf) tmfs; /* that wait for tasks */
 	unsigned ntmfs;
 	uint32_t ttt;        /* last one given */
 	unsigned collecting; /* tasks that hold a reservation and wait for data */

@@ -252,6 +252,31 @@ sweep_events(struct iscsi_conn *conn)
 	}
 }
 
+/*
+ * What came ahead of its CmdSN holds room that others wait for: the number that is missing has as
+ * long to come as the rest of a PDU.
+ */
+static void
+sweep_gap(struct iscsi_conn *conn, uint64_t now)
+{
+	struct iscsi_session *session = conn->session;
+	const struct iscsi_held *held;
+
+	if (TAILQ_EMPTY(&session->held) || session->exp_cmdsn != session->stood_at) {
+		session->stood_at = session->exp_cmdsn;
+		session->stood_since = now;
+		return;
+	}
+	if (now - session->stood_since <= patience.partial)
+		return;
+	TAILQ_FOREACH(held, &session->held, link) {
+		if (held->conn == conn && !held->filled) {
+			iscsi_conn_die(conn, "a CmdSN before the others does not come");
+			return;
+		}
+	}
+}
+
 static void
 sweep_conn(struct iscsi_conn *conn, uint64_t now)
 {
@@ -281,6 +306,7 @@ sweep_conn(struct iscsi_conn *conn, uint64_t now)
 	if (!conn->session)
 		return;
 	iscsi_tmf_sweep(conn->session, now);
+	sweep_gap(conn, now);
 	if (conn->rx.blocked || conn->dying)
 		return;
 	TAILQ_FOREACH(task, &conn->session->tasks, link) {

@@ -442,6 +442,33 @@ test_calls_per_request(void **state)
 	peer_free(peer);
 }
 
+/* What came ahead of its CmdSN does not hold its room for ever. */
+static void
+test_cmdsn_that_does_not_come(void **state)
+{
+	static const uint8_t data[4096];
+	struct peer *peer = peer_session(NULL);
+	uint32_t missing = peer->cmdsn;
+
+	(void)state;
+	peer->cmdsn += 2;
+	peer_write10(peer, 0, 8);
+	peer_send(peer, data, sizeof(data));
+	virtual_advance(20 * SECOND_NS);
+	assert_int_equal(iobuf_reserved(0), sizeof(data));
+	peer->cmdsn = missing;
+	peer_start(peer, ISCSI_NOP_OUT);
+	peer_send(peer, NULL, 0);
+	peer_expect(peer, ISCSI_NOP_IN);
+	virtual_advance(LIMIT_PARTIAL_IDLE - 2 * SECOND_NS);
+	peer_expect_nothing(peer);
+	virtual_advance(5 * SECOND_NS);
+	peer_expect_closed(peer);
+	assert_int_equal(iobuf_reserved(0), 0);
+	assert_int_equal(volume_script_calls(world.script), 0);
+	peer_free(peer);
+}
+
 #define WORLD_TEST(f) cmocka_unit_test_setup_teardown(f, world_start, world_stop)
 
 /* Everybody has an attention of it, who asked too. */
@@ -513,6 +540,7 @@ main(void)
 		WORLD_TEST(test_visit),
 		WORLD_TEST(test_volume_gone),
 		WORLD_TEST(test_calls_per_request),
+		WORLD_TEST(test_cmdsn_that_does_not_come),
 	};
 
 	return cmocka_run_group_tests_name("iscsi_conn", tests, NULL, NULL);
