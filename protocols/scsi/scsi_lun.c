@@ -328,9 +328,14 @@ open_number(struct scsi_nexus *nexus, unsigned number, struct scsi_unit **unitp)
 	unsigned place;
 	int rc;
 
-	*unitp = find_open(nexus, number);
-	if (*unitp)
-		return (*unitp)->gone ? -ENXIO : 0;
+	*unitp = NULL;
+	unit = find_open(nexus, number);
+	if (unit && unit->gone) /* its last tasks end */
+		return -ENXIO;
+	if (unit) {
+		*unitp = unit;
+		return 0;
+	}
 	offered = scsi_nexus_lun(nexus, number);
 	if (!offered)
 		return -ENXIO;

@@ -310,6 +310,52 @@ test_inventory_changed(void **state)
 	volume_script_close(second);
 }
 
+static bool held_done;
+
+static void
+on_held(struct scsi_task *task)
+{
+	(void)task;
+	held_done = true;
+}
+
+/* A LUN that is gone, while a command of before still has its unit, is gone for INQUIRY and the like, too. */
+static void
+test_gone_while_in_use(void **state)
+{
+	struct scsi_task held = {.nexus = disk.nexus,
+		.cdb = {OP_READ_10, [8] = 1},
+		.cdb_length = 10,
+		.portal_id = disk.portal_id,
+		.done = on_held};
+	struct offer none;
+	const struct answer *a;
+
+	(void)state;
+	held_done = false;
+	volume_script_hold(disk.script, true);
+	assert_true(scsi_prepare(&held));
+	scsi_execute(&held);
+	publish(&none, disk.luns, 0, NULL);
+	a = disk_command(disk.nexus, CDB(OP_INQUIRY, [4] = 96), NULL, 0);
+	assert_int_equal(a->in[0], 0x7f);
+	assert_bad_cdb(disk_command(disk.nexus, CDB(OP_INQUIRY, 1, 0x83, 0, 96), NULL, 0), 2);
+	a = disk_command(disk.nexus, CDB(OP_REQUEST_SENSE, [4] = 18), NULL, 0);
+	assert_int_equal(get_be16(a->in + 12), ASC_NO_SUCH_LUN);
+	assert_false(held_done);
+	volume_script_hold(disk.script, false);
+	volume_script_complete_all(disk.script, 0);
+	virtual_run_until_idle();
+	assert_true(held_done);
+	assert_int_equal(held.status, SCSI_GOOD);
+	iobuf_free(&held.in);
+	assert_int_equal(disk.nexus->nunits, 0);
+	scsi_nexus_free(disk.nexus);
+	scsi_nexus_free(disk.other);
+	disk.nexus = disk.other = NULL;
+	catalogue_publish(NULL);
+}
+
 /* A LUN that has become read-only is so for a nexus that was writing, too; and the other way round. */
 static void
 test_read_only_from_now_on(void **state)
@@ -441,6 +487,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_read_only_lun, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_many_luns, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_inventory_changed, disk_setup, disk_teardown),
+		cmocka_unit_test_setup_teardown(test_gone_while_in_use, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(
 			test_read_only_from_now_on, disk_setup, disk_teardown),
 		cmocka_unit_test_setup_teardown(test_describe, disk_setup, disk_teardown),
