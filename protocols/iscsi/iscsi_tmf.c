@@ -312,9 +312,11 @@ find_idle(const struct iscsi_session *session, const struct iscsi_tmf *tmf)
 	return NULL;
 }
 
+/* The function may be gone after this: what ends with a task may end the asker's connection. */
 static unsigned
-abort_concerned(struct iscsi_session *session, const struct iscsi_tmf *tmf)
+abort_concerned(struct iscsi_session *session, const struct iscsi_tmf *function)
 {
+	const struct iscsi_tmf copy = *function, *tmf = &copy;
 	void (*abort)(struct iscsi_task *) = tmf->tas ? iscsi_task_abort_told : iscsi_task_abort;
 	struct iscsi_task *task;
 	bool held = iscsi_set_hold(session);
@@ -488,11 +490,13 @@ begin_tmf(struct iscsi_conn *conn, struct iscsi_tmf *tmf)
 	TAILQ_INSERT_TAIL(&session->tmfs, tmf, link);
 	session->ntmfs++;
 	abort_concerned(session, tmf);
+	if (conn->dying) /* and the function dropped */
+		return;
 	if (target || tmf->function == ISCSI_LUN_RESET)
 		begun = reset_units(session, tmf);
 	if (target)
 		fill_gaps(session, tmf->cmdsn);
-	if (conn->dying) /* and the function dropped */
+	if (conn->dying)
 		return;
 	tmf->begun = true;
 	if (begun)

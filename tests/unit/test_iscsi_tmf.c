@@ -4,6 +4,7 @@
 #include "iscsi_peer.h"
 
 #include "bytes.h"
+#include "iscsi/iscsi.h"
 #include "scsi/scsi.h"
 
 static uint8_t pattern[64 * 1024];
@@ -503,6 +504,44 @@ test_abort_of_writes_beyond_the_budget(void **state)
 	peer_free(peer);
 }
 
+/*
+ * A reset of a full window: with the first command that ends a NOP-In is due, there is no memory for
+ * it, the connection dies of that and the reset with it, while it is still being set up.
+ */
+static void
+test_asker_dies_of_its_own_reset(void **state)
+{
+	static void *taken[4096];
+	struct peer *peer = peer_session(NULL);
+	struct slab_stats stats;
+	unsigned n = 0;
+
+	(void)state;
+	slab_cache_poison(iscsi_caches.tmf, true);
+	for (unsigned i = 0; i < LIMIT_ISCSI_WINDOW; i++) {
+		peer_write10(peer, 0, 8);
+		peer_send(peer, NULL, 0);
+		peer_expect(peer, ISCSI_R2T);
+	}
+	slab_cache_stats(iscsi_caches.reply, &stats);
+	slab_cache_limit(iscsi_caches.reply, stats.memory);
+	while (n < ARRAY_SIZE(taken) && (taken[n] = slab_alloc(iscsi_caches.reply)))
+		n++;
+	assert_true(n < ARRAY_SIZE(taken));
+	send_tmf(peer, ISCSI_TARGET_WARM_RESET, 0, 0, 0);
+	peer_expect_closed(peer);
+	while (n > 0)
+		slab_free(iscsi_caches.reply, taken[--n]);
+	slab_cache_limit(iscsi_caches.reply, 0);
+	peer_free(peer);
+	/* The place where the function was is as it was left. */
+	peer = peer_session(NULL);
+	send_tmf(peer, ISCSI_TARGET_WARM_RESET, 0, 0, 0);
+	expect_answer(peer, ISCSI_FUNCTION_COMPLETE);
+	peer_free(peer);
+	slab_cache_poison(iscsi_caches.tmf, false);
+}
+
 #define WORLD_TEST(f) cmocka_unit_test_setup_teardown(f, world_start, world_stop)
 
 int
@@ -526,6 +565,7 @@ main(void)
 		WORLD_TEST(test_too_many_functions),
 		WORLD_TEST(test_hang_up_while_waiting),
 		WORLD_TEST(test_abort_of_writes_beyond_the_budget),
+		WORLD_TEST(test_asker_dies_of_its_own_reset),
 	};
 
 	return cmocka_run_group_tests_name("iscsi_tmf", tests, NULL, NULL);
