@@ -90,7 +90,8 @@ keep_left(struct iscsi_conn *conn, const uint8_t *data, size_t length)
 {
 	struct iscsi_rx *rx = &conn->rx;
 
-	if (conn->dying || conn->closing || length == 0)
+	/* What follows a login that was refused is never taken (R04). */
+	if (conn->dying || conn->closing || conn->state == CONN_FREE || length == 0)
 		return;
 	rx->left = slab_alloc(iscsi_caches.left);
 	if (!rx->left) {

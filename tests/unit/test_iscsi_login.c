@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "bytes.h"
+#include "iscsi/iscsi.h"
 
 #define NAMES "InitiatorName=" PEER_NAME "\nTargetName=" WORLD_TARGET "\n"
 
@@ -553,6 +554,26 @@ test_discovery_login(void **state)
 	peer_free(peer);
 }
 
+/* R04: what a stranger sends behind a login that was refused is not kept until he reads the answer. */
+static void
+test_bytes_behind_a_refused_login(void **state)
+{
+	static uint8_t bytes[8192];
+	struct peer *peer = peer_new(0);
+	struct slab_stats stats;
+
+	(void)state;
+	peer_start(peer, ISCSI_LOGIN_REQUEST | ISCSI_IMMEDIATE)[BHS_VERSION_MIN] = 1;
+	peer_compose(peer, NULL, 0, bytes);
+	pipe_set_room(peer->pipe, 0);
+	pipe_feed(peer->pipe, bytes, sizeof(bytes));
+	virtual_run_until_idle();
+	assert_true(peer_open(peer));
+	slab_cache_stats(iscsi_caches.left, &stats);
+	assert_int_equal(stats.active, 0);
+	peer_free(peer);
+}
+
 int
 main(void)
 {
@@ -591,6 +612,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(
 			test_redirect_after_authentication, world_start, world_stop),
 		cmocka_unit_test_setup_teardown(test_discovery_login, world_start, world_stop),
+		cmocka_unit_test_setup_teardown(
+			test_bytes_behind_a_refused_login, world_start, world_stop),
 	};
 
 	return cmocka_run_group_tests_name("iscsi_login", tests, NULL, NULL);
