@@ -460,11 +460,12 @@ answer_login(struct iscsi_conn *conn)
 	out = writer_of(answer->data, LIMIT_ISCSI_LOGIN_PDU);
 	status = iscsi_keys_take(
 		&login->negotiation, login->stage, login->text->data, login->text->length, &out);
-	login->text->length = 0;
 	if (!status)
 		status = check_identity(login);
 	if (!status)
 		status = authenticate(conn, flags, &out);
+	slab_free(iscsi_caches.text, login->text); /* nothing points there any more */
+	login->text = NULL;
 	if (!status && login->proved)
 		status = check_session(conn);
 	if (!status && login->proved)

@@ -554,6 +554,21 @@ test_discovery_login(void **state)
 	peer_free(peer);
 }
 
+/* R04: between the steps of a login no text is kept. */
+static void
+test_memory_between_steps(void **state)
+{
+	struct peer *peer = peer_new(0);
+	struct slab_stats stats;
+
+	(void)state;
+	assert_int_equal(peer_login_step(peer, 0x04, NAMES, &response), 0);
+	slab_cache_stats(iscsi_caches.text, &stats);
+	assert_int_equal(stats.active, 0);
+	assert_int_equal(peer_login_step(peer, 0x87, "", &response), 0);
+	peer_free(peer);
+}
+
 /* R04: what a stranger sends behind a login that was refused is not kept until he reads the answer. */
 static void
 test_bytes_behind_a_refused_login(void **state)
@@ -612,6 +627,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(
 			test_redirect_after_authentication, world_start, world_stop),
 		cmocka_unit_test_setup_teardown(test_discovery_login, world_start, world_stop),
+		cmocka_unit_test_setup_teardown(test_memory_between_steps, world_start, world_stop),
 		cmocka_unit_test_setup_teardown(
 			test_bytes_behind_a_refused_login, world_start, world_stop),
 	};
