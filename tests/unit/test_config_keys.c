@@ -10,80 +10,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
+#include "../lib/manual.h"
 #include "../../server/config_keys.h"
 
-static char *
-read_manual(char path[4096])
+static void
+write_keys(const void *arg, FILE *out)
 {
-	const char *source = getenv("SLABD_SOURCE");
-	char *text = NULL;
-	size_t room = 0;
-	FILE *file;
-
-	snprintf(path, 4096, "%s/server/slabd.yaml.5", source ? source : ".");
-	file = fopen(path, "re");
-	if (!file)
-		return NULL;
-	if (getdelim(&text, &room, '\0', file) < 0) {
-		free(text);
-		text = NULL;
-	}
-	fclose(file);
-	return text;
+	config_keys_manual(arg, out);
 }
 
-/* Copies the page with each list between its markers made anew. */
-static char *
-renew_manual(const char *page)
-{
-	char *made = NULL;
-	size_t length = 0;
-	FILE *out = open_memstream(&made, &length);
-
-	assert_non_null(out);
-	for (size_t i = 0; config_sections[i]; i++) {
-		char marker[128];
-		const char *start, *end;
-
-		snprintf(marker, sizeof(marker), ".\\\" keys: %s\n", config_sections[i]->noun);
-		start = strstr(page, marker);
-		if (!start)
-			fail_msg("slabd.yaml.5 has no \"%s\"", marker);
-		start += strlen(marker);
-		end = strstr(start, ".\\\" end\n");
-		assert_non_null(end);
-		fwrite(page, 1, (size_t)(start - page), out);
-		config_keys_manual(config_sections[i], out);
-		page = end;
-	}
-	fputs(page, out);
-	fclose(out);
-	return made;
-}
-
-/* SLABD_UPDATE_MANUAL=1 writes what the test wants to find. */
 static void
 manual_lists_every_key(void **state)
 {
-	char path[4096];
-	char *page = read_manual(path), *made;
+	struct manual_list lists[64];
+	size_t n = 0;
 
 	(void)state;
-	if (!page)
-		skip();
-	made = renew_manual(page);
-	if (strcmp(page, made) != 0 && getenv("SLABD_UPDATE_MANUAL")) {
-		FILE *file = fopen(path, "we");
-
-		assert_non_null(file);
-		fputs(made, file);
-		assert_int_equal(fclose(file), 0);
-	} else if (strcmp(page, made) != 0) {
-		fail_msg("slabd.yaml.5 is not what the table of keys says: "
-			 "SLABD_UPDATE_MANUAL=1 tests/unit/test_config_keys writes it");
+	for (; config_sections[n]; n++) {
+		assert_true(n < ARRAY_SIZE(lists));
+		lists[n] = (struct manual_list){
+			config_sections[n]->noun, write_keys, config_sections[n]};
 	}
-	free(page);
-	free(made);
+	manual_check("server/slabd.yaml.5", lists, n);
 }
 
 static void

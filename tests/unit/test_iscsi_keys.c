@@ -11,7 +11,9 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "check.h"
 #include "iscsi/iscsi.h"
+#include "../lib/manual.h"
 
 static uint8_t answer[LIMIT_ISCSI_LOGIN_PDU];
 static size_t answer_length;
@@ -352,7 +354,37 @@ test_describe(void **state)
 				  "512 to 16777215, default 8192, ours 262144 | connection |");
 }
 
-/* The manual's table is the code's. */
+static void
+write_keys(const void *arg, FILE *out)
+{
+	char line[256], *field[5], *rest;
+
+	(void)arg;
+	fputs(".Bl -tag -width Ds -compact\n", out);
+	for (unsigned row = 0; iscsi_key_describe(row, line, sizeof(line)); row++) {
+		rest = line + 2;
+		for (unsigned i = 0; i < ARRAY_SIZE(field); i++) {
+			field[i] = rest;
+			rest = strstr(rest, " |");
+			*rest = '\0';
+			rest += rest[2] == ' ' ? 3 : 2;
+		}
+		fprintf(out, ".It Ic %s\n%s, %s%s%s.\n", field[0], field[1], field[2],
+			*field[3] ? ": " : "", field[3]);
+	}
+	fputs(".El\n", out);
+}
+
+static void
+test_manual_has_each_row(void **state)
+{
+	static const struct manual_list list = {"iSCSI", write_keys, NULL};
+
+	(void)state;
+	manual_check("server/slabd.8", &list, 1);
+}
+
+/* The README's table is the code's. */
 static void
 test_readme_has_each_row(void **state)
 {
@@ -392,6 +424,7 @@ main(void)
 		cmocka_unit_test(test_random_text),
 		cmocka_unit_test(test_describe),
 		cmocka_unit_test(test_readme_has_each_row),
+		cmocka_unit_test(test_manual_has_each_row),
 	};
 
 	return cmocka_run_group_tests_name("iscsi_keys", tests, NULL, NULL);
