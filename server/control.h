@@ -62,6 +62,9 @@ void control_alua(struct control_client *client, const struct conf *conf, json_t
 void control_qos(struct control_client *client, const struct conf *conf, json_t *request);
 void control_fault(struct control_client *client, const struct conf *conf, json_t *request);
 
+/* The volume that a request names. NULL: there is none, and the client has been told. */
+struct volume *control_volume(struct control_client *client, json_t *request);
+
 /* The answer. `result` is taken over; NULL says that there was no memory for it. */
 void control_answer(struct control_client *client, json_t *result);
 void control_refuse(struct control_client *client, const char *format, ...)

@@ -26,18 +26,6 @@ answer_change(void *arg, int rc, const char *text)
 		loop_stop_main();
 }
 
-static struct volume *
-find_volume(struct control_client *client, json_t *request)
-{
-	const char *name = json_string_value(json_object_get(request, "name"));
-	struct served_volume *served = name ? volumes_find(name) : NULL;
-
-	if (served)
-		return served->volume;
-	control_refuse(client, "there is no volume \"%.64s\"", name ? name : "");
-	return NULL;
-}
-
 static void
 begin(struct control_client *client, int rc, const struct error *error)
 {
@@ -52,7 +40,7 @@ control_resize(struct control_client *client, const struct conf *conf, json_t *r
 {
 	const char *text = json_string_value(json_object_get(request, "size"));
 	bool force = json_is_true(json_object_get(request, "force"));
-	struct volume *volume = find_volume(client, request);
+	struct volume *volume = control_volume(client, request);
 	struct error error;
 	uint64_t size;
 
@@ -71,7 +59,7 @@ control_resize(struct control_client *client, const struct conf *conf, json_t *r
 void
 control_clear(struct control_client *client, const struct conf *conf, json_t *request)
 {
-	struct volume *volume = find_volume(client, request);
+	struct volume *volume = control_volume(client, request);
 	struct error error;
 
 	(void)conf;
@@ -124,7 +112,7 @@ void
 control_snapshot(struct control_client *client, const struct conf *conf, json_t *request)
 {
 	const char *name = json_string_value(json_object_get(request, "new"));
-	struct volume *volume = find_volume(client, request);
+	struct volume *volume = control_volume(client, request);
 
 	if (!volume)
 		return;
@@ -149,7 +137,7 @@ find_path(struct control_client *client, json_t *request)
 void
 control_save(struct control_client *client, const struct conf *conf, json_t *request)
 {
-	struct volume *volume = find_volume(client, request);
+	struct volume *volume = control_volume(client, request);
 	const char *path = volume ? find_path(client, request) : NULL;
 
 	if (path)
@@ -160,7 +148,7 @@ void
 control_load(struct control_client *client, const struct conf *conf, json_t *request)
 {
 	bool force = json_is_true(json_object_get(request, "force"));
-	struct volume *volume = find_volume(client, request);
+	struct volume *volume = control_volume(client, request);
 	const char *path = volume ? find_path(client, request) : NULL;
 	struct volume_stats stats;
 

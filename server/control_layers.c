@@ -87,20 +87,17 @@ first_word_is(const char *words, const char *word, const char **rest)
 void
 control_fault(struct control_client *client, const struct conf *conf, json_t *request)
 {
-	const char *name = json_string_value(json_object_get(request, "name"));
 	const char *words = json_string_value(json_object_get(request, "words"));
-	struct served_volume *served = name ? volumes_find(name) : NULL;
+	struct volume *volume = control_volume(client, request);
 	struct setting *setting;
 	struct error error;
 	const char *rest = "";
 	int rc;
 
-	if (!served) {
-		control_refuse(client, "there is no volume \"%.64s\"", name ? name : "");
+	if (!volume)
 		return;
-	}
 	if (!words || !*words || first_word_is(words, "show", &rest)) {
-		control_answer(client, describe_faults(served->volume));
+		control_answer(client, describe_faults(volume));
 		return;
 	}
 	if (!conf->allow_faults) {
@@ -115,9 +112,9 @@ control_fault(struct control_client *client, const struct conf *conf, json_t *re
 		return;
 	}
 	if (first_word_is(words, "set", &rest))
-		rc = volume_fault_set(served->volume, rest, &error);
+		rc = volume_fault_set(volume, rest, &error);
 	else if (first_word_is(words, "clear", &rest))
-		rc = volume_fault_clear(served->volume, *rest ? rest : NULL, &error);
+		rc = volume_fault_clear(volume, *rest ? rest : NULL, &error);
 	else
 		rc = error_set(&error, -EINVAL,
 			"fault NAME show, set RULE or clear [OPERATIONS], not \"%.64s\"", words);
@@ -126,7 +123,7 @@ control_fault(struct control_client *client, const struct conf *conf, json_t *re
 		control_refuse(client, "%s", error.text);
 		return;
 	}
-	apply(setting, client, served->volume, describe_faults);
+	apply(setting, client, volume, describe_faults);
 }
 
 static const char *const qos_keys[] = {"iops", "iops_burst", "bps", "bps_burst", "client_iops",
@@ -191,32 +188,29 @@ parse_qos(const char *words, struct conf_qos *qos, struct error *error)
 void
 control_qos(struct control_client *client, const struct conf *conf, json_t *request)
 {
-	const char *name = json_string_value(json_object_get(request, "name"));
 	const char *words = json_string_value(json_object_get(request, "words"));
-	struct served_volume *served = name ? volumes_find(name) : NULL;
+	struct volume *volume = control_volume(client, request);
 	struct setting *setting;
 	struct qos_stats stats;
 	struct error error = {.text = "out of memory"};
 	const char *rest = "";
 
 	(void)conf;
-	if (!served) {
-		control_refuse(client, "there is no volume \"%.64s\"", name ? name : "");
+	if (!volume)
 		return;
-	}
 	if (!words || !*words || first_word_is(words, "show", &rest)) {
-		control_answer(client, describe_qos(served->volume));
+		control_answer(client, describe_qos(volume));
 		return;
 	}
-	volume_qos_get(served->volume, &stats);
+	volume_qos_get(volume, &stats);
 	setting = calloc(1, sizeof(*setting));
 	if (first_word_is(words, "clear", &rest))
 		stats.qos = (struct conf_qos){0};
 	else if (setting && !parse_qos(words, &stats.qos, &error))
 		goto refuse;
-	if (!setting || volume_qos_set(served->volume, &stats.qos, &error))
+	if (!setting || volume_qos_set(volume, &stats.qos, &error))
 		goto refuse;
-	apply(setting, client, served->volume, describe_qos);
+	apply(setting, client, volume, describe_qos);
 	return;
 
 refuse:

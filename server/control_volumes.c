@@ -222,6 +222,18 @@ wait_for_clients(struct gather *gather)
 	look_again(&removal->timer);
 }
 
+struct volume *
+control_volume(struct control_client *client, json_t *request)
+{
+	const char *name = json_string_value(json_object_get(request, "name"));
+	struct served_volume *served = name ? volumes_find(name) : NULL;
+
+	if (served)
+		return served->volume;
+	control_refuse(client, "there is no volume \"%.64s\"", name ? name : "");
+	return NULL;
+}
+
 void
 control_remove(struct control_client *client, const struct conf *conf, json_t *request)
 {
