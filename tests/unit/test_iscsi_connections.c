@@ -583,6 +583,16 @@ send_function(struct peer *peer, uint8_t function, uint32_t rtt)
 	peer_send(peer, NULL, 0);
 }
 
+/* No CmdSN is missing. */
+static void
+expect_caught_up(struct peer *peer)
+{
+	peer_start(peer, ISCSI_NOP_OUT);
+	peer_send(peer, NULL, 0);
+	assert_int_equal(
+		get_be32(peer_expect(peer, ISCSI_NOP_IN)->bhs + BHS_EXPCMDSN), peer->cmdsn);
+}
+
 /* A command is aborted by one connection while the other is still bringing it: its number counts as
  * received, or no later command would ever run. */
 static void
@@ -608,10 +618,7 @@ test_abort_of_a_command_half_received(void **state)
 		assert_int_equal(peer_expect(first, ISCSI_TASK_RESPONSE)->bhs[BHS_RESPONSE],
 			ISCSI_FUNCTION_COMPLETE);
 		peer_expect_nothing(second);
-		peer_start(first, ISCSI_NOP_OUT);
-		peer_send(first, NULL, 0);
-		assert_int_equal(get_be32(peer_expect(first, ISCSI_NOP_IN)->bhs + BHS_EXPCMDSN),
-			first->cmdsn);
+		expect_caught_up(first);
 		peer_free(first);
 		peer_free(second);
 	}
@@ -640,10 +647,7 @@ test_number_taken_while_a_pdu_comes(void **state)
 		peer_expect(first, ISCSI_NOP_IN);
 		pipe_feed(second->pipe, bytes + n / 2, n - n / 2);
 		peer_expect_nothing(second);
-		peer_start(first, ISCSI_NOP_OUT);
-		peer_send(first, NULL, 0);
-		assert_int_equal(get_be32(peer_expect(first, ISCSI_NOP_IN)->bhs + BHS_EXPCMDSN),
-			first->cmdsn);
+		expect_caught_up(first);
 		peer_free(first);
 		peer_free(second);
 	}

@@ -15,38 +15,35 @@ unharmed(struct session *s)
 }
 
 static void
+send_noise(struct session *s)
+{
+	uint8_t *bytes = take(s->test, 4096);
+	for (int i = 0; i < 4096; i++)
+		bytes[i] = (uint8_t)test_random(s->test);
+	conn_write(s->conn, bytes, 4096);
+	unharmed(s);
+}
+
+static void
 noise(struct test *t)
 {
 	struct session *s = session_connect(t);
-	uint8_t *bytes = take(t, 4096);
-	for (int i = 0; i < 4096; i++)
-		bytes[i] = (uint8_t)test_random(t);
 	sent(t, "4096 random bytes");
-	conn_write(s->conn, bytes, 4096);
-	unharmed(s);
+	send_noise(s);
 }
 
 static void
 noise_after_login(struct test *t)
 {
 	struct session *s = session_open(t, "");
-	uint8_t *bytes = take(t, 4096);
-	for (int i = 0; i < 4096; i++)
-		bytes[i] = (uint8_t)test_random(t);
 	sent(t, "4096 random bytes after login");
-	conn_write(s->conn, bytes, 4096);
-	unharmed(s);
+	send_noise(s);
 }
 
 static void
 noise_with_digests(struct test *t)
 {
-	struct session *s = session_open(t, "HeaderDigest=CRC32C\nDataDigest=CRC32C");
-	uint8_t *bytes = take(t, 4096);
-	for (int i = 0; i < 4096; i++)
-		bytes[i] = (uint8_t)test_random(t);
-	conn_write(s->conn, bytes, 4096);
-	unharmed(s);
+	send_noise(session_open(t, "HeaderDigest=CRC32C\nDataDigest=CRC32C"));
 }
 
 static void
