@@ -1,6 +1,6 @@
 /*
- * What a backend (later: a layer) must give. The block layer calls it with ranges that were within the
- * size when it looked, rounded to info->alignment, never with length 0 (but for FLUSH), READ and WRITE
+ * What a backend must give (a layer: storage/layers/layer.h). The block layer calls it with ranges
+ * that were within the size when it looked, rounded to info->alignment, never with length 0 (but for FLUSH), READ and WRITE
  * never above transfer_max.
  *
  * A driver gives submit(), or blocking functions, or both; what is NULL is emulated (ZERO by writing
