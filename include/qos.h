@@ -6,6 +6,7 @@
 #ifndef SLABD_QOS_H
 #define SLABD_QOS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "conf.h"
@@ -23,5 +24,12 @@ struct qos_stats {
 };
 
 void volume_qos_get(struct volume *volume, struct qos_stats *stats);
+
+/* There is a rate to keep to. */
+static inline bool
+qos_limits(const struct conf_qos *qos)
+{
+	return qos->iops || qos->bps || qos->client_iops || qos->client_bps;
+}
 
 #endif

@@ -281,8 +281,7 @@ volume_open_driver(const struct conf_volume *conf, const struct blk_driver *driv
 	info = volume->info;
 	if (conf->fault)
 		rc = volume_fault_set(volume, conf->fault, error);
-	if (!rc &&
-		(conf->qos.iops || conf->qos.bps || conf->qos.client_iops || conf->qos.client_bps))
+	if (!rc && qos_limits(&conf->qos))
 		rc = volume_qos_set(volume, &conf->qos, error);
 	if (!rc)
 		rc = reservation_open(volume, error);

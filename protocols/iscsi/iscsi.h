@@ -336,6 +336,13 @@ iscsi_conn_active(const struct iscsi_conn *conn)
 {
 	return conn->state == CONN_LOGGED_IN || conn->state == CONN_LOGOUT_REQUESTED;
 }
+
+/* The same, and it is not on its way out. */
+static inline bool
+iscsi_conn_live(const struct iscsi_conn *conn)
+{
+	return iscsi_conn_active(conn) && !conn->dying && !conn->closing;
+}
 /* Something ended that closing or reaping may have waited for. */
 void iscsi_conn_settle(struct iscsi_conn *conn);
 void iscsi_conn_send(struct iscsi_conn *conn, struct send_item *item);
@@ -616,7 +623,6 @@ struct iscsi_task {
 	struct iscsi_ranges
 		*ranges; /* what came, where it comes in any order; from a slab, or NULL */
 	uint32_t r2tsn;
-	size_t pdu_data; /* of the PDU being received: bytes that count */
 	size_t reserved_in;
 	uint64_t progress; /* loop_now() of the last data */
 	struct iscsi_wait wait;

@@ -234,8 +234,7 @@ sweep_silence(struct iscsi_conn *conn, uint64_t now)
 static bool
 hears_events(const struct iscsi_conn *conn)
 {
-	return !conn->dying && !conn->closing && iscsi_conn_active(conn) &&
-	       !conn->session->params.discovery;
+	return iscsi_conn_live(conn) && !conn->session->params.discovery;
 }
 
 /* 11.9.1: on whichever connection of the session is looked at first. */

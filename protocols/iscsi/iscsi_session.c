@@ -208,7 +208,7 @@ count_live(const struct iscsi_session *session)
 	unsigned n = 0;
 
 	TAILQ_FOREACH(conn, &session->conns, sibling)
-		n += !conn->dying && !conn->closing && iscsi_conn_active(conn);
+		n += iscsi_conn_live(conn);
 	return n;
 }
 
@@ -432,7 +432,7 @@ iscsi_window_widen(struct iscsi_session *session)
 	if (sn_diff(session->max_cmdsn, session->exp_cmdsn) >= 0)
 		return;
 	TAILQ_FOREACH(conn, &session->conns, sibling) {
-		if (!conn->dying && !conn->closing && iscsi_conn_active(conn)) {
+		if (iscsi_conn_live(conn)) {
 			iscsi_ping(conn, false);
 			return;
 		}

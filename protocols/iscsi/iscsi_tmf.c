@@ -185,8 +185,7 @@ await_status(struct iscsi_session *session, const struct iscsi_tmf *tmf)
 	if (tmf->part || tmf->function == ISCSI_ABORT_TASK)
 		return;
 	TAILQ_FOREACH(conn, &session->conns, sibling) {
-		if (conn == asker || conn->dying || conn->closing || !iscsi_conn_active(conn) ||
-			conn->acked == conn->statsn)
+		if (conn == asker || !iscsi_conn_live(conn) || conn->acked == conn->statsn)
 			continue;
 		conn->awaited = conn->statsn;
 		iscsi_ping(conn, true);

@@ -39,7 +39,7 @@ is_allowed(const struct scsi_opcode *row, enum alua_state state)
 		return true;
 	case OP_MAINTENANCE_IN:
 		return row->action == SA_REPORT_PORT_GROUPS;
-	case 0x4d: /* LOG SENSE */
+	case OP_LOG_SENSE:
 	case OP_MODE_SELECT_6:
 	case OP_MODE_SELECT_10:
 	case OP_MODE_SENSE_6:

@@ -173,7 +173,7 @@ const struct scsi_opcode scsi_opcodes[] = {
 	{"WRITE SAME(16)", OP_WRITE_SAME_16, 0, 16, CHANGES | ROW_EXACT, ACCESS_WRITE, {CDB_WS_ANCHOR | CDB_WS_UNMAP | CDB_WS_NDOB, FF8, FF4},
 		prepare_write_same, execute_write_same},
 	{"WRITE ATOMIC(16)", OP_WRITE_ATOMIC_16, 0, 16, WRITES, ACCESS_WRITE, {CDB_DPO | CDB_FUA, FF8, 0, 0, FF2},
-		prepare_write_atomic, execute_write_atomic},
+		prepare_write_atomic, execute_orwrite},
 	{"READ CAPACITY(16)", OP_SERVICE_ACTION_IN_16, SA_READ_CAPACITY_16, 16, ROW_ACTION | MEDIUM,
 		ACCESS_NONE, {SA_READ_CAPACITY_16, Z8, FF4},
 		prepare_read_capacity_16, execute_read_capacity_16},

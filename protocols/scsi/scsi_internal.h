@@ -406,7 +406,6 @@ void execute_write_and_verify(struct scsi_task *task);
 bool prepare_orwrite(struct scsi_task *task);
 void execute_orwrite(struct scsi_task *task);
 bool prepare_write_atomic(struct scsi_task *task);
-void execute_write_atomic(struct scsi_task *task);
 bool prepare_prefetch(struct scsi_task *task);
 void execute_prefetch(struct scsi_task *task);
 

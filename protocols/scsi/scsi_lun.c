@@ -411,22 +411,24 @@ bool
 scsi_nexus_event(struct scsi_nexus *nexus, uint8_t lun[8], uint8_t sense[LIMIT_SCSI_SENSE],
 	uint8_t *sense_length)
 {
-	struct scsi_sense event = {.key = KEY_UNIT_ATTENTION};
+	unsigned code = 0;
 
 	scsi_nexus_refresh(nexus);
 	if (!nexus->offered || !nexus->offered->events)
 		return false;
 	scsi_alua_refresh(nexus);
-	for (unsigned i = 0; i < nexus->nunits && !event.code; i++) {
+	for (unsigned i = 0; i < nexus->nunits && !code; i++) {
 		const struct scsi_unit *unit = nexus->units[i];
+		struct scsi_sense event;
 
-		event.code = (uint16_t)scsi_unit_announce(nexus->units[i]);
-		if (!event.code)
+		code = scsi_unit_announce(nexus->units[i]);
+		if (!code)
 			continue;
+		event = scsi_attention_sense(code);
 		scsi_lun_write(lun, unit->number);
 		*sense_length = scsi_sense_build(&event, unit->settings & UNIT_D_SENSE, sense);
 	}
-	return event.code != 0;
+	return code != 0;
 }
 
 void

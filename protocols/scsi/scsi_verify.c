@@ -297,12 +297,6 @@ execute_orwrite(struct scsi_task *task)
 	orwrite_read(task);
 }
 
-void
-execute_write_atomic(struct scsi_task *task)
-{
-	execute_orwrite(task);
-}
-
 /* PRE-FETCH */
 
 /* 0 blocks: to the end. */

@@ -214,8 +214,7 @@ volume_qos_set(struct volume *volume, const struct conf_qos *conf, struct error 
 	set_rate(&qos->client[OPERATIONS], conf->client_iops, conf->client_iops_burst);
 	set_rate(&qos->client[BYTES], conf->client_bps, conf->client_bps_burst);
 	forget_paid(volume, qos);
-	layer_switch(volume, LAYER_QOS,
-		conf->iops || conf->bps || conf->client_iops || conf->client_bps);
+	layer_switch(volume, LAYER_QOS, qos_limits(conf));
 	return 0;
 }
 
